@@ -1,0 +1,1 @@
+"""The REST door: FastAPI endpoints over the job store, free of torch."""

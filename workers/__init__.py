@@ -1,0 +1,1 @@
+"""Jobs that cannot be lost: the store, the supervisor, the sandbox and their dispatch."""
