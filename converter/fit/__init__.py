@@ -1,0 +1,1 @@
+"""Fitting: which shifted rows a site reads, and their weights, from calibration statistics."""
