@@ -1,0 +1,167 @@
+"""The options of one conversion, and the readers of their written forms."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from aslconvert.converter.errors import UsageError
+
+DEFAULT_BUDGET_SECONDS = 600.0
+"""Healing and searching together; ten minutes on two cores is where the demo network stops gaining quickly."""
+
+DEFAULT_SEED = 0
+"""Every random choice of a run derives from the seed."""
+
+DEVICES = ("cpu", "cuda")
+"""Where the conversion runs and latency is measured."""
+
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crop:
+    """Random training crops of ``size`` pixels whose corner lies on a multiple of ``multiple`` pixels."""
+
+    size: int
+    multiple: int = 1
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.multiple < 1 or self.size % self.multiple:
+            raise UsageError(
+                "bad_crop",
+                f"A crop of {self.size} pixels on multiples of {self.multiple} does not work out.",
+                hint="SIZE must be a positive multiple of MULTIPLE, such as 64/2.",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """What the user may ask of a conversion.
+
+    Raises:
+        UsageError: a value is out of range, or two of them exclude each other.
+    """
+
+    max_drop: float | None = None
+    """Greatest loss of the metric allowed, in the metric's own unit (dB for psnr, a fraction for top1)."""
+    min_speedup: float | None = None
+    """Least speed-up over the original in the original's fastest runtime."""
+    metric: str | None = None
+    """Name of the task metric; None takes what the data allows, at least the agreement with the original."""
+    budget_seconds: float = DEFAULT_BUDGET_SECONDS
+    device: str = "cpu"
+    keep: tuple[str, ...] = ()
+    """Shell patterns over site names that are left as they are."""
+    dry_run: bool = False
+    resume: bool = False
+    seed: int = DEFAULT_SEED
+    threads: int | None = None
+    """Threads of every measured runtime; None takes every core this process may use."""
+    size: tuple[int, int] | None = None
+    """Height and width to which images are resized; None leaves them."""
+    scale: float | None = None
+    """Factor on the raw values, before mean and std; None takes the loader's declared default."""
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    channels: int | None = None
+    """Image channels the model sees, 1 for grey and 3 for colour; None takes what the model's input has."""
+    heal_crop: Crop | None = None
+    """Heal on crops instead of whole samples; the multiple keeps a mosaic's phase."""
+
+    def __post_init__(self) -> None:
+        if self.max_drop is not None and self.min_speedup is not None:
+            raise UsageError(
+                "two_targets", "--max-drop and --min-speedup exclude each other.", hint="Give one of them."
+            )
+        _require(self.max_drop is None or _at_least(self.max_drop, 0.0), "max_drop", "must be 0 or more")
+        _require(self.min_speedup is None or _above(self.min_speedup, 0.0), "min_speedup", "must be above 0")
+        _require(_above(self.budget_seconds, 0.0), "budget", "must be above 0")
+        _require(self.device in DEVICES, "device", f"must be one of {', '.join(DEVICES)}")
+        _require(self.threads is None or self.threads >= 1, "threads", "must be 1 or more")
+        _require(0 <= self.seed < 2**63, "seed", "must be between 0 and 2^63 - 1")
+        _require(self.size is None or min(self.size) >= 1, "size", "must be 1 or more in both directions")
+        _require(self.scale is None or (math.isfinite(self.scale) and self.scale != 0), "scale", "must not be 0")
+        _require(self.channels in (None, 1, 3, 4), "channels", "must be 1, 3 or 4")
+        _require(self.std is None or all(_above(value, 0.0) for value in self.std), "std", "must be above 0")
+        _require(self.mean is None or all(map(math.isfinite, self.mean)), "mean", "must be finite")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of ``90``, ``90s``, ``10m``, ``1h30m`` or ``1.5h``.
+
+    Raises:
+        UsageError: the text is not such a duration, or it is zero.
+    """
+    compact = text.strip().lower()
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smh]?)", compact)
+    bare = sum(unit == "" for _, unit in parts)
+    if not parts or "".join(value + unit for value, unit in parts) != compact or (bare and len(parts) > 1):
+        raise UsageError("bad_duration", f"'{text}' is not a duration.", hint="Write 90s, 10m or 1h30m.")
+    seconds = sum(float(value) * _UNITS[unit] for value, unit in parts)
+    if not _above(seconds, 0.0):
+        raise UsageError("bad_duration", f"'{text}' leaves no time at all.", hint="Write 90s, 10m or 1h30m.")
+    return seconds
+
+
+def parse_crop(text: str) -> Crop:
+    """The crop of ``64`` or ``64/2`` (size, and the multiple its corners lie on).
+
+    Raises:
+        UsageError: the text is not such a crop, or the size is not a multiple of the multiple.
+    """
+    match = re.fullmatch(r"(\d+)(?:/(\d+))?", text.strip())
+    if match is None:
+        raise UsageError("bad_crop", f"'{text}' is not a crop.", hint="Write SIZE or SIZE/MULTIPLE, such as 64/2.")
+    return Crop(size=int(match[1]), multiple=int(match[2] or 1))
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Height and width of ``224`` or ``240x320``.
+
+    Raises:
+        UsageError: the text is not such a size.
+    """
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip().lower())
+    if match is None:
+        raise UsageError("bad_size", f"'{text}' is not a size.", hint="Write 224, or HEIGHTxWIDTH such as 240x320.")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def parse_number(text: str) -> float:
+    """The number of ``0.5`` or of a ratio such as ``1/255``.
+
+    Raises:
+        UsageError: the text is not a finite number.
+    """
+    top, slash, bottom = text.partition("/")
+    try:
+        value = float(top) / float(bottom) if slash else float(top)
+    except (ValueError, ZeroDivisionError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise UsageError("bad_number", f"'{text}' is not a number.", hint="Write 0.5 or 1/255.")
+    return value
+
+
+def parse_numbers(text: str) -> tuple[float, ...]:
+    """The numbers of ``0.485,0.456,0.406``, one for each channel or one for all.
+
+    Raises:
+        UsageError: one of them is not a finite number.
+    """
+    return tuple(parse_number(part.strip()) for part in text.split(","))
+
+
+def _above(value: float, bound: float) -> bool:
+    return math.isfinite(value) and value > bound
+
+
+def _at_least(value: float, bound: float) -> bool:
+    return math.isfinite(value) and value >= bound
+
+
+def _require(holds: bool, option: str, wish: str) -> None:
+    if not holds:
+        raise UsageError("bad_option", f"The option {option} {wish}.")
