@@ -1,0 +1,90 @@
+# `make setup` prepares everything, `make demo` shows it, `make test` checks it. Stamps keep a second call quick.
+#   PYTHON  the interpreter the environment is made from
+#   TORCH   the requirement that is installed where the environment has no torch yet
+#   VENV_FLAGS=--system-site-packages  takes the torch that the machine already has
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+VENV_FLAGS ?=
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.stamps
+PIP := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check
+ROOMS := kernels converter workers service cli
+LINKS := $(addprefix .dev/aslconvert/,$(ROOMS))
+NATIVE_SOURCES := $(wildcard CMakeLists.txt kernels/CMakeLists.txt) \
+	$(shell find kernels/csrc -type f 2>/dev/null)
+
+.PHONY: setup demo test lint bench-kernels clean
+
+setup: $(STAMPS)/installed $(STAMPS)/kernels
+
+demo: setup
+	$(BIN)/python examples/demo.py
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+bench-kernels: setup
+	$(BIN)/python benchmarks/kernels.py
+
+clean:
+	rm -rf build dist out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -f kernels/_asl.so $(STAMPS)/kernels
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# Python.h is for torch.compile, whose generated C++ includes it.
+$(STAMPS)/parts:
+	@mkdir -p $(STAMPS); missing=(); \
+	command -v $(PYTHON) >/dev/null || missing+=(python3); \
+	command -v c++ >/dev/null || missing+=(g++); \
+	command -v cmake >/dev/null || missing+=(cmake); \
+	command -v ninja >/dev/null || missing+=(ninja-build); \
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv); \
+	$(PYTHON) -c 'import os, sysconfig as s; os.stat(s.get_path("include") + "/Python.h")' 2>/dev/null || missing+=(python3-dev); \
+	if (( $${#missing[@]} )); then \
+	  echo "missing system parts: $${missing[*]}"; \
+	  if [[ $$(id -u) = 0 ]] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null; \
+	  else \
+	    echo "install them with your package manager, for example: sudo apt-get install $${missing[*]}"; \
+	    echo "(without a compiler the package runs on its slow reference; 'aslconvert doctor' says so)"; \
+	  fi; \
+	fi; \
+	touch $@
+
+$(STAMPS)/torch: | $(STAMPS)/parts
+	$(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) '$(TORCH)'
+	@touch $@
+
+$(LINKS):
+	@mkdir -p $(@D); ln -sfn ../../$(@F) $@
+
+# Torch is there first and the build is not isolated, so that no second torch can be pulled in.
+$(STAMPS)/installed: pyproject.toml | $(STAMPS)/torch $(LINKS)
+	$(PIP) 'scikit-build-core>=0.11'
+	$(PIP) --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+# A build that fails is loud but not fatal: every op has a Python reference.
+$(STAMPS)/kernels: $(NATIVE_SOURCES) | $(STAMPS)/installed
+	@if command -v c++ >/dev/null && command -v cmake >/dev/null; then \
+	  cmake -S . -B build/dev -G Ninja -DCMAKE_BUILD_TYPE=Release \
+	    -DPython_EXECUTABLE="$$PWD/$(BIN)/python" && \
+	  cmake --build build/dev && cmake --install build/dev --prefix .dev; \
+	else \
+	  echo "NO C++ COMPILER OR CMAKE: the native kernels are not built, the ops run on the slow reference." >&2; \
+	fi
+	@touch $@

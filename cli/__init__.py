@@ -1,0 +1,1 @@
+"""The command line: thin commands that load torch only when they need it."""
