@@ -1,0 +1,253 @@
+"""The readable PyTorch definition of every op: oracle of the native kernels, and their stand-in without a compiler."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+# Per axis, two taps a row: offsets [K, 2] (int64, relative to i * stride) and weights [K, 2] (compute type).
+AxisTaps = tuple[Tensor, Tensor]
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type in which sums run: float32 for bfloat16, the tensor's own type otherwise."""
+    return torch.float32 if dtype == torch.bfloat16 else dtype
+
+
+def output_size(spatial: Sequence[int], stride: Sequence[int], delta: Sequence[int]) -> list[int]:
+    """Pixels per axis of the shifted image: (size + delta) // stride + 1."""
+    return [(size + extra) // step + 1 for size, step, extra in zip(spatial, stride, delta, strict=True)]
+
+
+def memory_format_of(x: Tensor) -> torch.memory_format:
+    """The layout an output takes over from x; whatever is not channels_last counts as contiguous."""
+    if x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    if x.dim() == 5 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last_3d):
+        return torch.channels_last_3d
+    return torch.contiguous_format
+
+
+def check_metadata(
+    x: Tensor, shift: Tensor, source: Tensor | None, stride: Sequence[int], delta: Sequence[int]
+) -> None:
+    """Raises RuntimeError, in the words of the native kernels, where dims, types or sizes do not fit."""
+
+    def check(condition: object, message: str) -> None:
+        if not condition:
+            raise RuntimeError(f"active shift: {message}")
+
+    dims = x.dim() - 2
+    check(1 <= dims <= 3, f"x must be [N, C, *spatial] with 1 to 3 spatial axes, got {x.dim()} dims")
+    check(x.dtype in _DTYPES, f"x must be float32, float64 or bfloat16, got {x.dtype}")
+    check(shift.dim() == 2 and shift.shape[1] == dims, f"shift must be [K, {dims}], got {list(shift.shape)}")
+    check(shift.dtype in _DTYPES, f"shift must be float32, float64 or bfloat16, got {shift.dtype}")
+    if source is None:
+        check(
+            shift.shape[0] == x.shape[1],
+            f"without source the rows of shift ({shift.shape[0]}) must be the channels of x ({x.shape[1]})",
+        )
+    else:
+        check(source.dtype == torch.int64, f"source must be int64, got {source.dtype}")
+        check(
+            source.dim() == 1 and source.shape[0] == shift.shape[0],
+            f"source must be [K] with K = {shift.shape[0]}, got {list(source.shape)}",
+        )
+    check(len(stride) == dims and len(delta) == dims, f"stride and delta need one entry per spatial axis ({dims})")
+    check(all(step >= 1 for step in stride), f"stride must be at least 1, got {list(stride)}")
+    for size, extra in zip(x.shape[2:], delta, strict=True):
+        check(size + extra >= 0, f"the output would be empty: size {size} with delta {extra}")
+
+
+def check_values(x: Tensor, shift: Tensor, source: Tensor | None) -> None:
+    """Raises RuntimeError where a shift is not finite or a source channel does not exist."""
+    if not bool(torch.isfinite(shift).all()):
+        raise RuntimeError("active shift: shift holds a value that is not finite")
+    if source is not None and source.numel() and (int(source.min()) < 0 or int(source.max()) >= x.shape[1]):
+        raise RuntimeError(f"active shift: source must lie in [0, {x.shape[1]})")
+
+
+def _split(shift: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Whole pixels and fraction of each shift, [K, D] each; a fraction that rounds up to one is a whole pixel."""
+    exact = shift.detach().to(compute_dtype(shift.dtype)).clamp(-1e9, 1e9)
+    base = exact.floor()
+    fraction = (exact - base).to(dtype)
+    return base.to(torch.int64) + (fraction >= 1), torch.where(fraction >= 1, torch.zeros_like(fraction), fraction)
+
+
+def _sample_taps(base: Tensor, fraction: Tensor) -> list[AxisTaps]:
+    return [
+        (torch.stack([base[:, d], base[:, d] + 1], 1), torch.stack([1 - fraction[:, d], fraction[:, d]], 1))
+        for d in range(base.shape[1])
+    ]
+
+
+def _slope_taps(base: Tensor, fraction: Tensor, axis: int) -> AxisTaps:
+    """The derivative of the two sampling weights; at a whole pixel half the left slope plus half the right one."""
+    whole = fraction[:, axis] == 0
+    left = base[:, axis] - whole.to(torch.int64)
+    weight = torch.where(whole, 0.5, 1.0).to(fraction.dtype)
+    return torch.stack([left, base[:, axis] + 1], 1), torch.stack([-weight, weight], 1)
+
+
+def _corners(
+    taps: Sequence[AxisTaps], size: Sequence[int], out: Sequence[int], stride: Sequence[int]
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Per corner: flat index into the plane [K, P], validity [K, P], weight [K]; P = prod(out)."""
+    corners = []
+    for choice in itertools.product((0, 1), repeat=len(taps)):
+        rows = taps[0][0].shape[0]
+        index = torch.zeros(rows, 1, dtype=torch.int64, device=taps[0][0].device)
+        valid = torch.ones(rows, 1, dtype=torch.bool, device=index.device)
+        weight = torch.ones(rows, dtype=taps[0][1].dtype, device=index.device)
+        for (offsets, weights), side, length, count, step in zip(taps, choice, size, out, stride, strict=True):
+            at = torch.arange(count, device=index.device) * step + offsets[:, side, None]
+            inside = (at >= 0) & (at < length)
+            index = (index[:, :, None] * length + at.clamp(0, max(length - 1, 0))[:, None, :]).flatten(1)
+            valid = (valid[:, :, None] & inside[:, None, :]).flatten(1)
+            weight = weight * weights[:, side]
+        corners.append((index, valid & (weight != 0)[:, None], weight))
+    return corners
+
+
+def _sample(x: Tensor, rows: Tensor, taps: Sequence[AxisTaps], out: Sequence[int], stride: Sequence[int]) -> Tensor:
+    """Weighted taps of x, [N, K, P] in the compute type; taps outside the image or of weight zero add nothing."""
+    planes = x.to(taps[0][1].dtype).flatten(2)
+    total = planes.new_zeros(x.shape[0], len(rows), torch.Size(out).numel())
+    if planes.shape[2] == 0:
+        return total
+    for index, valid, weight in _corners(taps, x.shape[2:], out, stride):
+        values = planes[:, rows[:, None], index] * weight[:, None]
+        total = total + torch.where(valid, values, torch.zeros_like(values))
+    return total
+
+
+def _rows(x: Tensor, source: Tensor | None) -> Tensor:
+    return torch.arange(x.shape[1], device=x.device) if source is None else source
+
+
+def active_shift(
+    x: Tensor, shift: Tensor, source: Tensor | None, stride: Sequence[int], delta: Sequence[int]
+) -> Tensor:
+    """Multilinear samples y[n, k, i] = x[n, source[k]] at i * stride + shift[k].
+
+    Args:
+        x: [N, C, *spatial], one to three spatial axes, float32, float64 or bfloat16.
+        shift: [K, D] in pixels, absolute: a convolution's tap t is the shift t * dilation - padding.
+        source: [K] int64 channel of each row, or None where row k reads channel k.
+        stride: output step per axis, at least 1.
+        delta: output size per axis is (size + delta) // stride + 1.
+
+    Returns:
+        [N, K, *out] in x's type and memory format. Taps outside the image are zero and never read.
+
+    Raises:
+        RuntimeError: an argument has the wrong dims, type, size or range.
+    """
+    check_metadata(x, shift, source, stride, delta)
+    check_values(x, shift, source)
+    out = output_size(x.shape[2:], stride, delta)
+    taps = _sample_taps(*_split(shift, compute_dtype(x.dtype)))
+    y = torch.empty(
+        (x.shape[0], shift.shape[0], *out), dtype=x.dtype, device=x.device, memory_format=memory_format_of(x)
+    )
+    return y.copy_(_sample(x, _rows(x, source), taps, out, stride).view(y.shape))
+
+
+def active_shift_backward(
+    grad: Tensor,
+    x: Tensor,
+    shift: Tensor,
+    source: Tensor | None,
+    stride: Sequence[int],
+    delta: Sequence[int],
+    need_input: bool,
+    need_shift: bool,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of `active_shift` wrt x (its exact adjoint) and wrt shift (the multilinear slope; asl.md).
+
+    Args:
+        grad: [N, K, *out], the gradient of the output.
+        need_input, need_shift: which of the two to compute.
+
+    Returns:
+        (like x, like shift); an empty tensor stands for the one not asked for.
+    """
+    check_metadata(x, shift, source, stride, delta)
+    check_values(x, shift, source)
+    out = output_size(x.shape[2:], stride, delta)
+    if list(grad.shape) != [x.shape[0], shift.shape[0], *out] or grad.dtype != x.dtype:
+        raise RuntimeError(f"active shift: grad must be {[x.shape[0], shift.shape[0], *out]} of x's type")
+    dtype = compute_dtype(x.dtype)
+    rows = _rows(x, source)
+    base, fraction = _split(shift, dtype)
+    taps = _sample_taps(base, fraction)
+    upstream = grad.to(dtype).flatten(2)
+
+    grad_input, grad_shift = x.new_empty(0), shift.new_empty(0)
+    if need_input:
+        plane = torch.Size(x.shape[2:]).numel()
+        flat = upstream.new_zeros(x.shape[0], x.shape[1] * plane)
+        for index, valid, weight in _corners(taps, x.shape[2:], out, stride) if plane else []:
+            values = upstream * weight[:, None]
+            values = torch.where(valid, values, torch.zeros_like(values))
+            flat.index_add_(1, (rows[:, None] * plane + index).flatten(), values.flatten(1))
+        grad_input = torch.empty_like(x, memory_format=memory_format_of(x))
+        grad_input.copy_(flat.view(x.shape))
+    if need_shift:
+        columns = []
+        for axis in range(shift.shape[1]):
+            sloped = [_slope_taps(base, fraction, axis) if d == axis else tap for d, tap in enumerate(taps)]
+            columns.append((_sample(x, rows, sloped, out, stride) * upstream).sum((0, 2)))
+        grad_shift = torch.stack(columns, 1).to(shift.dtype)
+    return grad_input, grad_shift
+
+
+def check_pointwise(x: Tensor, shift: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Raises RuntimeError where the 1x1 weight or bias does not fit the rows of shift or x's type."""
+    if weight.dim() != 2 or weight.shape[1] != shift.shape[0] or weight.dtype != x.dtype:
+        raise RuntimeError(
+            f"shift pointwise: weight must be [C_out, {shift.shape[0]}] of x's type, "
+            f"got {list(weight.shape)} {weight.dtype}"
+        )
+    if bias is not None and (bias.dim() != 1 or bias.shape[0] != weight.shape[0] or bias.dtype != x.dtype):
+        raise RuntimeError(
+            f"shift pointwise: bias must be [{weight.shape[0]}] of x's type, got {list(bias.shape)} {bias.dtype}"
+        )
+
+
+def shift_pointwise(
+    x: Tensor,
+    shift: Tensor,
+    source: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    delta: Sequence[int],
+    relu: bool,
+) -> Tensor:
+    """weight . active_shift(x) + bias, then ReLU where asked; weight is [C_out, K], bias [C_out] or None.
+
+    Returns:
+        [N, C_out, *out] in x's type and memory format.
+    """
+    check_metadata(x, shift, source, stride, delta)
+    check_values(x, shift, source)
+    check_pointwise(x, shift, weight, bias)
+    out = output_size(x.shape[2:], stride, delta)
+    dtype = compute_dtype(x.dtype)
+    panel = _sample(x, _rows(x, source), _sample_taps(*_split(shift, dtype)), out, stride)
+    result = torch.matmul(weight.to(dtype), panel)
+    if bias is not None:
+        result = result + bias.to(dtype)[:, None]
+    if relu:
+        result = result.relu()
+    y = torch.empty(
+        (x.shape[0], weight.shape[0], *out), dtype=x.dtype, device=x.device, memory_format=memory_format_of(x)
+    )
+    return y.copy_(result.view(y.shape))
