@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from typing import Literal, cast, get_args
 
 from aslconvert.converter.errors import UsageError
 
@@ -16,6 +17,8 @@ DEFAULT_SEED = 0
 
 DEVICES = ("cpu", "cuda")
 """Where the conversion runs and latency is measured."""
+
+Channels = Literal["rgb", "bgr", "gray"]
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -62,11 +65,11 @@ class ConvertOptions:
     size: tuple[int, int] | None = None
     """Height and width to which images are resized; None leaves them."""
     scale: float | None = None
-    """Factor on the raw values, before mean and std; None takes the loader's declared default."""
+    """Positive factor on the raw values, before mean and std; None takes the loader's declared default."""
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    channels: int | None = None
-    """Image channels the model sees, 1 for grey and 3 for colour; None takes what the model's input has."""
+    channels: Channels | None = None
+    """Order of the image channels that the model sees; None takes the loader's declared default."""
     heal_crop: Crop | None = None
     """Heal on crops instead of whole samples; the multiple keeps a mosaic's phase."""
 
@@ -82,8 +85,8 @@ class ConvertOptions:
         _require(self.threads is None or self.threads >= 1, "threads", "must be 1 or more")
         _require(0 <= self.seed < 2**63, "seed", "must be between 0 and 2^63 - 1")
         _require(self.size is None or min(self.size) >= 1, "size", "must be 1 or more in both directions")
-        _require(self.scale is None or (math.isfinite(self.scale) and self.scale != 0), "scale", "must not be 0")
-        _require(self.channels in (None, 1, 3, 4), "channels", "must be 1, 3 or 4")
+        _require(self.scale is None or _above(self.scale, 0.0), "scale", "must be above 0")
+        _require(self.channels is None or self.channels in get_args(Channels), "channels", "must be rgb, bgr or gray")
         _require(self.std is None or all(_above(value, 0.0) for value in self.std), "std", "must be above 0")
         _require(self.mean is None or all(map(math.isfinite, self.mean)), "mean", "must be finite")
 
@@ -152,6 +155,17 @@ def parse_numbers(text: str) -> tuple[float, ...]:
         UsageError: one of them is not a finite number.
     """
     return tuple(parse_number(part.strip()) for part in text.split(","))
+
+
+def parse_channels(text: str) -> Channels:
+    """One of ``rgb``, ``bgr`` and ``gray``.
+
+    Raises:
+        UsageError: the text is none of them.
+    """
+    if text not in get_args(Channels):
+        raise UsageError("bad_channels", f"'{text}' is no order of channels.", hint="Write rgb, bgr or gray.")
+    return cast(Channels, text)
 
 
 def _above(value: float, bound: float) -> bool:
