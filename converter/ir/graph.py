@@ -1,0 +1,201 @@
+"""The unlifted ATen graph of an exported program, and the conv sites in it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+from torch.fx.operator_schemas import normalize_function
+
+from aslconvert.converter.ir.site import ConvSite, Geometry, Refusal
+from aslconvert.converter.rules import dense_conv2d
+
+aten = torch.ops.aten
+
+CONVOLUTIONS: dict[Any, str] = {
+    aten.conv1d.default: "conv1d",
+    aten.conv2d.default: "conv2d",
+    aten.conv3d.default: "conv3d",
+    aten.conv1d.padding: "conv1d",
+    aten.conv2d.padding: "conv2d",
+    aten.conv3d.padding: "conv3d",
+    aten.conv_transpose1d.default: "conv_transpose1d",
+    aten.conv_transpose2d.input: "conv_transpose2d",
+    aten.conv_transpose3d.input: "conv_transpose3d",
+    aten.convolution.default: "convolution",
+}
+
+
+def graph_module(program: ExportedProgram) -> fx.GraphModule:
+    """The program's graph with its parameters as attributes; nothing is shared with ``program``.
+
+    Every tensor node gets ``meta["shape"]`` (ints, the example's sizes in place of symbols) and ``meta["dtype"]``.
+    """
+    unlifted = program.module(check_guards=False)
+    if not isinstance(unlifted, fx.GraphModule):
+        raise TypeError(f"torch gave a {type(unlifted).__name__} instead of a GraphModule")
+    for node in unlifted.graph.nodes:
+        # A GraphModule whose meta holds symbolic sizes cannot be deep-copied once it was loaded from a file.
+        value = node.meta.pop("val", None)
+        if isinstance(value, Tensor):
+            node.meta["shape"] = tuple(_concrete(size) for size in value.shape)
+            node.meta["dtype"] = value.dtype
+    return copy_graph(unlifted)
+
+
+def copy_graph(gm: fx.GraphModule) -> fx.GraphModule:
+    """A deep copy: new parameters (tied ones stay tied), a new graph, the same forward signature."""
+    return copy.deepcopy(gm)
+
+
+def attribute(root: nn.Module, target: str) -> Any:
+    """The parameter, buffer, constant or submodule at a dotted path."""
+    value: Any = root
+    for part in target.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def arguments(node: fx.Node) -> dict[str, Any]:
+    """The arguments of an ATen call by schema name, defaults filled in."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return {}
+    bound = normalize_function(node.target, node.args, node.kwargs, normalize_to_only_use_kwargs=True)
+    given = dict(bound.kwargs) if bound is not None else {}
+    return {a.name: given.get(a.name, a.default_value) for a in node.target._schema.arguments}
+
+
+def find_sites(gm: fx.GraphModule) -> tuple[list[ConvSite], list[Refusal]]:
+    """Every convolution of the graph: the sites that can be rewritten and, for each other one, the reason.
+
+    Convolutions inside nested graphs (autocast, no_grad and cond blocks) are found too, and refused.
+    """
+    sites: list[ConvSite] = []
+    refusals: list[Refusal] = []
+    names: set[str] = set()
+    for node in gm.graph.nodes:
+        if node.op != "call_function" or node.target not in CONVOLUTIONS:
+            continue
+        found = _describe(gm, node, names)
+        refusal = found if isinstance(found, Refusal) else dense_conv2d.match(found)
+        names.add(found.name)
+        if refusal is not None:
+            refusals.append(refusal)
+        elif isinstance(found, ConvSite):
+            sites.append(found)
+    refusals.extend(_nested(gm))
+    return sites, refusals
+
+
+def _nested(gm: fx.GraphModule) -> Iterator[Refusal]:
+    for path, module in gm.named_modules():
+        if module is gm or not isinstance(module, fx.GraphModule):
+            continue
+        for node in module.graph.nodes:
+            if node.op == "call_function" and node.target in CONVOLUTIONS:
+                yield Refusal(
+                    _module_path(node) or f"{path}.{node.name}",
+                    f"{path}.{node.name}",
+                    "nested_submodule",
+                    "Inside a no_grad, autocast or control-flow block; export the model without it.",
+                )
+
+
+def _describe(gm: fx.GraphModule, node: fx.Node, taken: set[str]) -> ConvSite | Refusal:
+    call = arguments(node)
+    weight_node, bias_node = call["weight"], call["bias"]
+    fallback = _unique(_module_path(node) or node.name, node, taken)
+    if weight_node.op != "get_attr":
+        return Refusal(fallback, node.name, "computed_weight", "Its weight is computed in the graph, not stored.")
+    weight_target = _canonical(gm, weight_node.target)
+    name = _unique(weight_target.removesuffix(".weight"), node, taken)
+    if bias_node is not None and bias_node.op != "get_attr":
+        return Refusal(name, node.name, "computed_bias", "Its bias is computed in the graph, not stored.")
+    bias_target = None if bias_node is None else _canonical(gm, bias_node.target)
+    weight = attribute(gm, weight_target)
+    spatial = weight.dim() - 2
+    input_shape, output_shape = call["input"].meta.get("shape"), node.meta.get("shape")
+    if input_shape is None or output_shape is None:
+        return Refusal(name, node.name, "unknown_shape", "The graph does not say what shape it works on.")
+    if len(input_shape) != spatial + 2:
+        return Refusal(name, node.name, "unbatched", "Its input has no batch dimension.")
+    transposed = bool(call.get("transposed", "transpose" in CONVOLUTIONS[node.target]))
+    geometry = _geometry(call, tuple(weight.shape[2:]))
+    if geometry is None:
+        return Refusal(name, node.name, "dynamic_geometry", "Its stride, padding or dilation depends on the input.")
+    groups = int(call["groups"])
+    outer, inner = int(weight.shape[0]), int(weight.shape[1])
+    return ConvSite(
+        name=name,
+        node=node.name,
+        op=("conv_transpose" if transposed else "conv") + f"{spatial}d",
+        weight_target=weight_target,
+        bias_target=bias_target,
+        in_channels=outer if transposed else inner * groups,
+        out_channels=inner * groups if transposed else outer,
+        groups=groups,
+        transposed=transposed,
+        geometry=geometry,
+        input_shape=input_shape,
+        output_shape=output_shape,
+        dtype=weight.dtype,
+        key=f"{weight_target}|{bias_target}|{geometry}",
+    )
+
+
+def _geometry(call: dict[str, Any], kernel: tuple[int, ...]) -> Geometry | None:
+    stride = _expand(call["stride"], len(kernel))
+    dilation = _expand(call["dilation"], len(kernel))
+    padding = call["padding"]
+    if stride is None or dilation is None:
+        return None
+    if isinstance(padding, str):
+        totals = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]
+        # torch pads an odd total by one more after than before.
+        before = tuple(total // 2 for total in totals)
+        after = tuple(total - total // 2 for total in totals)
+    else:
+        expanded = _expand(padding, len(kernel))
+        if expanded is None:
+            return None
+        before = after = expanded
+    return Geometry(tuple(int(k) for k in kernel), stride, dilation, before, after)
+
+
+def _expand(value: int | Sequence[Any], length: int) -> tuple[int, ...] | None:
+    items = [value] if isinstance(value, int) else list(value)
+    if not all(isinstance(item, int) for item in items):
+        return None
+    return tuple(items) * length if len(items) == 1 else tuple(items)
+
+
+def _canonical(gm: fx.GraphModule, target: str) -> str:
+    """The first name of a tensor that goes by several, so that tied parameters are seen as one."""
+    tensor = attribute(gm, target)
+    for name, parameter in gm.named_parameters():
+        if parameter is tensor:
+            return name
+    return target
+
+
+def _unique(name: str, node: fx.Node, taken: set[str]) -> str:
+    return name if name not in taken else f"{name}@{node.name}"
+
+
+def _module_path(node: fx.Node) -> str:
+    stack = node.meta.get("nn_module_stack") or {}
+    if not stack:
+        return ""
+    path = next(reversed(stack.values()))[0]
+    return str(path).removeprefix("L['self']").removeprefix(".")
+
+
+def _concrete(size: int | torch.SymInt) -> int:
+    if isinstance(size, int):
+        return size
+    hint = size.node.hint
+    return int(hint) if hint is not None else int(size)

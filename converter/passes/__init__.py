@@ -1,0 +1,1 @@
+"""Named graph passes: each takes a GraphModule and returns a rewritten copy."""

@@ -1,0 +1,57 @@
+"""Parameters at dotted paths of a graph module: put, replace and drop them."""
+
+from __future__ import annotations
+
+from torch import Tensor, fx, nn
+
+
+def put_parameter(root: nn.Module, target: str, value: Tensor) -> None:
+    """Set a trainable parameter at ``target``, whatever stood there; the modules on the way are made."""
+    holder, name = _holder(root, target)
+    _clear(holder, name)
+    holder.register_parameter(name, nn.Parameter(value))
+
+
+def put_buffer(root: nn.Module, target: str, value: Tensor) -> None:
+    """Set a buffer at ``target``, whatever stood there; the modules on the way are made."""
+    holder, name = _holder(root, target)
+    _clear(holder, name)
+    holder.register_buffer(name, value)
+
+
+def drop_unused(gm: fx.GraphModule) -> None:
+    """Remove parameters, buffers and submodules that no node of the graph reads."""
+    used = {node.target for node in gm.graph.nodes if node.op in ("get_attr", "call_module")}
+    for name in [name for name, _ in (*gm.named_parameters(remove_duplicate=False), *gm.named_buffers())]:
+        if not any(name == target or name.startswith(f"{target}.") for target in used):
+            holder, last = _holder(gm, name)
+            _clear(holder, last)
+    _drop_empty(gm)
+
+
+def _drop_empty(module: nn.Module) -> None:
+    for name, child in list(module.named_children()):
+        if isinstance(child, fx.GraphModule):
+            continue
+        _drop_empty(child)
+        held = (*child._parameters.values(), *child._buffers.values(), *child._modules.values())
+        if type(child) is nn.Module and not any(value is not None for value in held):
+            delattr(module, name)
+
+
+def _holder(root: nn.Module, target: str) -> tuple[nn.Module, str]:
+    *path, name = target.split(".")
+    holder = root
+    for part in path:
+        child = holder._modules.get(part)
+        if child is None:
+            child = nn.Module()
+            holder.add_module(part, child)
+        holder = child
+    return holder, name
+
+
+def _clear(holder: nn.Module, name: str) -> None:
+    for store in (holder._parameters, holder._buffers, holder._modules):
+        store.pop(name, None)
+    holder.__dict__.pop(name, None)

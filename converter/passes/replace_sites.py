@@ -1,0 +1,126 @@
+"""conv2d -> active_shift + 1x1 conv2d, for the sites that were given a block.
+
+Pattern: ``conv2d(x, W, b)`` at a site. Algebra: ``y = P . S(x) + bias``, with ``S(x)`` the block's K shifted rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import fx, nn
+
+import aslconvert.kernels  # noqa: F401  registers torch.ops.asl
+from aslconvert.converter.fit.rows import Block
+from aslconvert.converter.ir.graph import arguments, aten, attribute, copy_graph, find_sites
+from aslconvert.converter.ir.site import ConvSite
+from aslconvert.converter.passes.parameters import drop_unused, put_buffer, put_parameter
+from aslconvert.converter.passes.verify import verify
+
+
+def replace_sites(gm: fx.GraphModule, blocks: Mapping[str, Block]) -> fx.GraphModule:
+    """A copy of ``gm`` whose sites named in ``blocks`` are shifted rows and a 1x1 convolution.
+
+    New parameters ``<name>.weight`` [C_out, K, 1, 1], ``<name>.bias`` and ``<name>.shift`` [K, 2] train; the int64
+    buffer ``<name>.source`` [K] does not. Tied sites are replaced together, by the block of the first one named.
+    Raises KeyError for a name that is no site of ``gm``, ValueError for a block that does not fit its site.
+    """
+    gm = copy_graph(gm)
+    sites, _ = find_sites(gm)
+    unknown = set(blocks) - {site.name for site in sites}
+    if unknown:
+        raise KeyError(f"no conv site is named {', '.join(sorted(unknown))}")
+    nodes = {node.name: node for node in gm.graph.nodes}
+    chosen: dict[str, tuple[str, Block]] = {}
+    for site in sites:
+        if site.name in blocks:
+            chosen.setdefault(site.key, (site.name, blocks[site.name]))
+    stored: dict[str, str] = {}
+    replaced = [site for site in sites if site.key in chosen]
+    kept_weights = _other_users(gm, replaced)
+    for site in replaced:
+        name, block = chosen[site.key]
+        if site.key not in stored:
+            _check(site, block)
+            stored[site.key] = _store(gm, site, block, _prefix(site, name, kept_weights, set(stored.values())))
+        _rewrite(gm, nodes[site.node], site, stored[site.key], has_bias=block.bias is not None)
+    gm.graph.eliminate_dead_code()
+    drop_unused(gm)
+    gm.recompile()
+    return verify(gm)
+
+
+def _check(site: ConvSite, block: Block) -> None:
+    axes = len(site.geometry.kernel)
+    if block.weight.shape[0] != site.out_channels or block.shift.shape[1] != axes or block.rows == 0:
+        raise ValueError(
+            f"the block of '{site.name}' has {block.weight.shape[0]} outputs and {block.rows} rows of "
+            f"{block.shift.shape[1]} axes; the site has {site.out_channels} outputs and {axes} axes"
+        )
+    if int(block.source.min()) < 0 or int(block.source.max()) >= site.in_channels:
+        raise ValueError(f"the block of '{site.name}' reads a channel outside 0..{site.in_channels - 1}")
+
+
+def _other_users(gm: fx.GraphModule, replaced: list[ConvSite]) -> set[str]:
+    """Weights and biases that something besides the replaced convolutions still reads."""
+    gone = {site.node for site in replaced}
+    tensors = {id(attribute(gm, site.weight_target)): site.weight_target for site in replaced}
+    tensors.update({id(attribute(gm, s.bias_target)): s.bias_target for s in replaced if s.bias_target is not None})
+    still: set[str] = set()
+    for node in gm.graph.nodes:
+        if node.op == "get_attr" and any(user.name not in gone for user in node.users):
+            target = tensors.get(id(attribute(gm, node.target)))
+            if target is not None:
+                still.add(target)
+    return still
+
+
+def _prefix(site: ConvSite, name: str, kept: set[str], taken: set[str]) -> str:
+    base = site.weight_target.removesuffix(".weight")
+    is_module = base != site.weight_target
+    if not is_module or site.weight_target in kept or site.bias_target in kept:
+        base = f"{base}_asl"
+    prefix, count = base, 2
+    while prefix in taken:
+        prefix, count = f"{base}_{count}", count + 1
+    return prefix
+
+
+def _store(gm: fx.GraphModule, site: ConvSite, block: Block, prefix: str) -> str:
+    device = attribute(gm, site.weight_target).device
+    like = {"dtype": site.dtype, "device": device}
+    weight = block.weight.detach().to(**like)[..., None, None].contiguous()
+    put_parameter(gm, f"{prefix}.weight", weight.clone())
+    # float32 also for low-precision weights: a shift is a coordinate.
+    precise = torch.float64 if site.dtype == torch.float64 else torch.float32
+    put_parameter(gm, f"{prefix}.shift", block.shift.detach().to(dtype=precise, device=device).clone())
+    put_buffer(gm, f"{prefix}.source", block.source.detach().to(device=device, dtype=torch.int64).clone())
+    if block.bias is not None:
+        put_parameter(gm, f"{prefix}.bias", block.bias.detach().to(**like).clone())
+    else:
+        holder = attribute(gm, prefix)
+        if isinstance(getattr(holder, "bias", None), nn.Parameter):
+            holder.bias = None
+    return prefix
+
+
+def _rewrite(gm: fx.GraphModule, node: fx.Node, site: ConvSite, prefix: str, *, has_bias: bool) -> None:
+    graph, meta = gm.graph, node.meta
+    with graph.inserting_before(node):
+        shift = graph.get_attr(f"{prefix}.shift")
+        source = graph.get_attr(f"{prefix}.source")
+        weight = graph.get_attr(f"{prefix}.weight")
+        bias = graph.get_attr(f"{prefix}.bias") if has_bias else None
+        geometry = site.geometry
+        rows = graph.call_function(
+            torch.ops.asl.active_shift.default,
+            (arguments(node)["input"], shift, source, list(geometry.stride), list(geometry.delta)),
+        )
+        mixed = graph.call_function(aten.conv2d.default, (rows, weight, bias))
+    count = attribute(gm, f"{prefix}.source").numel()
+    batch, _, *spatial = site.output_shape
+    for fresh, channels in ((rows, count), (mixed, site.out_channels)):
+        fresh.meta = {key: meta[key] for key in ("nn_module_stack", "stack_trace", "dtype") if key in meta}
+        fresh.meta["shape"] = (batch, channels, *spatial)
+    node.replace_all_uses_with(mixed)
+    graph.erase_node(node)

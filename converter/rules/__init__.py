@@ -1,0 +1,1 @@
+"""Rewrite rules, one a file: each says of a conv site whether it applies, and if not, why."""
