@@ -1,0 +1,1 @@
+"""Measures what a model costs: latency in each runtime, parameters, bytes and multiply-adds."""

@@ -1,0 +1,159 @@
+"""Times a file, or every artifact of a conversion, in every runtime asked for, interleaved in one run."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from aslconvert.converter.cost.device import DeviceProfile, device_profile, usable_cores
+from aslconvert.converter.cost.latency import DEFAULT_ROUNDS, Latency, measure
+from aslconvert.converter.cost.runtimes import (
+    RUNTIMES,
+    Runner,
+    available_runtimes,
+    compile_runner,
+    onnx_runner,
+    torch_runner,
+    torch_threads,
+)
+from aslconvert.converter.errors import InfrastructureError, ModelRefused, UsageError
+from aslconvert.converter.ir.load import load_program
+from aslconvert.converter.ir.quiet import quiet
+
+_ARTIFACTS = ("portable.pt2", "fast.pt2", "model.onnx")
+"""What of a conversion's folder is timed; the first gives the inputs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchRow:
+    """One file in one runtime: its latency, or the reason why there is none."""
+
+    file: str
+    runtime: str
+    latency: Latency | None
+    unavailable: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchReport:
+    """Everything measured in one run; ``shapes`` are those of the inputs every row was fed."""
+
+    rows: tuple[BenchRow, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    device: DeviceProfile
+
+
+def bench(
+    path: str | Path,
+    *,
+    runtimes: Sequence[str] | None = None,
+    shape: Sequence[int] | None = None,
+    threads: int | None = None,
+    rounds: int = DEFAULT_ROUNDS,
+    seed: int = 0,
+) -> BenchReport:
+    """Time the ``.pt2`` or ``.onnx`` file at ``path``, or the artifacts in the folder ``path``.
+
+    A ``.pt2`` asked for in ``onnxruntime`` is exported to a temporary ``.onnx`` first.
+
+    Args:
+        runtimes: names of `runtimes.RUNTIMES`; None takes all.
+        shape: of the model's single input; None takes the example inputs that the ``.pt2`` holds.
+        threads: for every runtime alike; None takes every core this process may use.
+
+    Raises:
+        UsageError: an unknown runtime, or a shape that is missing or does not fit.
+        ModelRefused: nothing at ``path`` can be loaded.
+    """
+    wanted = tuple(RUNTIMES if runtimes is None else dict.fromkeys(runtimes))
+    if unknown := [name for name in wanted if name not in RUNTIMES]:
+        raise UsageError(
+            "unknown_runtime", f"No runtime is called {', '.join(unknown)}.", hint=f"Known: {', '.join(RUNTIMES)}."
+        )
+    count = usable_cores() if threads is None else threads
+    files = _files(Path(path))
+    inputs = _inputs(files, shape, seed)
+    runners: dict[tuple[str, str], Runner] = {}
+    failures: dict[tuple[str, str], str] = {}
+    with torch_threads(count), tempfile.TemporaryDirectory(prefix="aslconvert-bench-") as scratch:
+        for file in files:
+            for runtime in _runtimes_of(file, files, wanted):
+                key = (file.name, runtime)
+                if reason := available_runtimes()[runtime]:
+                    failures[key] = reason
+                    continue
+                try:
+                    runners[key] = _runner(file, runtime, inputs, threads=count, scratch=Path(scratch))
+                except InfrastructureError as error:
+                    failures[key] = error.message
+        measured = measure({"\0".join(key): run for key, run in runners.items()}, rounds=rounds, seed=seed)
+    rows = [BenchRow(file=f, runtime=r, latency=measured[f"{f}\0{r}"]) for f, r in runners]
+    rows += [BenchRow(file=f, runtime=r, latency=None, unavailable=why) for (f, r), why in failures.items()]
+    if not rows:
+        raise UsageError("nothing_to_time", f"No file in {path} runs in {', '.join(wanted)}.")
+    return BenchReport(
+        rows=tuple(rows), shapes=tuple(tuple(x.shape) for x in inputs), device=device_profile(threads=count)
+    )
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        found = [path / name for name in _ARTIFACTS if (path / name).is_file()]
+        if not found:
+            raise ModelRefused("not_a_model", f"'{path}' holds none of {', '.join(_ARTIFACTS)}.")
+        return found
+    if not path.is_file():
+        raise ModelRefused("not_found", f"There is no file '{path}'.", hint="Give a .pt2, an .onnx or a folder.")
+    return [path]
+
+
+def _runtimes_of(file: Path, files: Sequence[Path], wanted: Sequence[str]) -> list[str]:
+    if file.suffix == ".onnx":
+        return [name for name in wanted if name == "onnxruntime"]
+    # Of a folder's files only the .onnx itself is timed in ONNX Runtime; the fused op has no ONNX form anyway.
+    return [name for name in wanted if name != "onnxruntime" or len(files) == 1]
+
+
+def _inputs(files: Sequence[Path], shape: Sequence[int] | None, seed: int) -> tuple[Tensor, ...]:
+    if shape is not None:
+        return (torch.randn(*shape, generator=torch.Generator().manual_seed(seed)),)
+    if files[0].suffix == ".onnx":
+        raise UsageError(
+            "shape_missing", f"'{files[0].name}' does not say which inputs to time.", hint="Add --shape 1x3x224x224."
+        )
+    example = load_program(str(files[0])).example_inputs
+    tensors = example[0] if example is not None else ()
+    if not tensors or not all(isinstance(value, Tensor) for value in tensors):
+        raise UsageError(
+            "shape_missing", f"'{files[0].name}' holds no plain example inputs.", hint="Add --shape 1x3x224x224."
+        )
+    return tuple(tensors)
+
+
+def _runner(file: Path, runtime: str, inputs: Sequence[Tensor], *, threads: int, scratch: Path) -> Runner:
+    if file.suffix == ".onnx":
+        return onnx_runner(file, inputs, threads=threads)
+    program = load_program(str(file))
+    if runtime == "onnxruntime":
+        target = scratch / f"{file.stem}.onnx"
+        try:
+            with quiet():
+                torch.onnx.export(program, (), target, dynamo=True, external_data=False)
+        except Exception as error:  # the exporter's failures have no common class
+            raise InfrastructureError("runtime_unavailable", f"it has no ONNX form: {type(error).__name__}") from error
+        return onnx_runner(target, inputs, threads=threads)
+    module = program.module()
+    try:
+        with torch.no_grad():
+            module(*inputs)
+    except Exception as error:  # torch's guards raise bare assertion and runtime errors
+        shapes = ", ".join("x".join(map(str, x.shape)) for x in inputs)
+        raise UsageError("data_shape", f"'{file.name}' does not take inputs of {shapes}.") from error
+    if runtime == "compile":
+        return compile_runner(module, inputs)
+    return torch_runner(module, inputs, channels_last=runtime == "torch_channels_last")

@@ -1,0 +1,136 @@
+"""Builds zero-argument runners of one model in each runtime, ready for `latency.measure`."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import os
+import shutil
+import sysconfig
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aslconvert.converter.errors import InfrastructureError, UsageError
+
+RUNTIMES = ("torch", "torch_channels_last", "compile", "onnxruntime")
+Runner = Callable[[], Any]
+
+
+def available_runtimes() -> dict[str, str | None]:
+    """Every runtime by name, with None where it can be used here and else the reason why not."""
+    return {"torch": None, "torch_channels_last": None, "compile": _no_compile(), "onnxruntime": _no_onnxruntime()}
+
+
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """Let torch use ``threads`` threads within, and give back the former number after."""
+    if threads < 1:
+        raise UsageError("threads", f"threads must be at least 1, got {threads}.")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def torch_runner(module: nn.Module, inputs: Sequence[Tensor], *, channels_last: bool = False) -> Runner:
+    """Eager torch. ``channels_last`` converts a copy of the module's 4-D weights and the 4-D inputs."""
+    if channels_last:
+        module = to_channels_last(module)
+        inputs = [_to_channels_last(x) for x in inputs]
+    held = tuple(inputs)
+
+    def run() -> Any:
+        with torch.inference_mode():
+            return module(*held)
+
+    return run
+
+
+def compile_runner(module: nn.Module, inputs: Sequence[Tensor]) -> Runner:
+    """``torch.compile`` (Inductor) with frozen weights, compiled here and now for the shapes of ``inputs``.
+
+    Raises:
+        InfrastructureError: ``runtime_unavailable`` with the reason, when nothing can be compiled here.
+    """
+    if reason := _no_compile():
+        raise InfrastructureError("runtime_unavailable", f"torch.compile cannot be used: {reason}.")
+    held = tuple(inputs)
+    # Freezing lets Inductor pack the weights as it does for deployment; the original deserves its best form too.
+    compiled = torch.compile(module, dynamic=False, options={"freezing": True})
+
+    def run() -> Any:
+        with torch.no_grad():
+            return compiled(*held)
+
+    try:
+        run()
+    except Exception as error:  # any compiler or backend failure means only that this runtime is not there
+        first_line = next(iter(str(error).strip().splitlines()), "")
+        raise InfrastructureError(
+            "runtime_unavailable", f"torch.compile failed: {type(error).__name__}: {first_line}"
+        ) from error
+    return run
+
+
+def onnx_runner(path: str | os.PathLike[str], inputs: Sequence[Tensor], *, threads: int) -> Runner:
+    """ONNX Runtime on the CPU over the file ``path``, fed with ``inputs`` in the order of the graph's inputs.
+
+    Raises:
+        InfrastructureError: ``runtime_unavailable``, when onnxruntime is missing or refuses the file.
+        UsageError: ``data_shape``, when the number of inputs differs.
+    """
+    if reason := _no_onnxruntime():
+        raise InfrastructureError("runtime_unavailable", f"ONNX Runtime cannot be used: {reason}.")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises its own unexported classes
+        raise InfrastructureError("runtime_unavailable", f"ONNX Runtime refused {Path(path).name}: {error}") from error
+    names = [entry.name for entry in session.get_inputs()]
+    if len(names) != len(inputs):
+        raise UsageError("data_shape", f"{Path(path).name} takes {len(names)} inputs, {len(inputs)} were given.")
+    feed = {name: x.detach().contiguous().numpy() for name, x in zip(names, inputs, strict=True)}
+
+    def run() -> Any:
+        return session.run(None, feed)
+
+    return run
+
+
+def to_channels_last(module: nn.Module) -> nn.Module:
+    """A copy of ``module`` whose 4-D parameters and buffers lie in channels_last order; the original is untouched."""
+    twin = copy.deepcopy(module)
+    for tensor in [*twin.parameters(), *twin.buffers()]:
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return twin
+
+
+def _to_channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+def _no_compile() -> str | None:
+    compiler = os.environ.get("CXX") or next((c for c in ("g++", "clang++", "c++") if shutil.which(c)), None)
+    if compiler is None or shutil.which(compiler.split()[0]) is None:
+        return "no C++ compiler found (install g++)"
+    include = sysconfig.get_path("include")
+    if not Path(include, "Python.h").exists():
+        return "Python.h is missing (install the python3 development headers)"
+    return None
+
+
+def _no_onnxruntime() -> str | None:
+    return None if importlib.util.find_spec("onnxruntime") else "the package onnxruntime is not installed"

@@ -1,0 +1,1 @@
+"""The report of a conversion: its schema and the page that shows it."""

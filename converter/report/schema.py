@@ -1,0 +1,221 @@
+"""The versioned schema of report.json, the one record of what a conversion did and measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from aslconvert.converter.cost.device import DeviceProfile
+from aslconvert.converter.errors import UsageError
+
+SCHEMA_VERSION = 1
+
+Runtime = str  # "torch", "torch_channels_last", "compile", "onnxruntime"
+Interval = tuple[float, float]  # 95 %, low and high
+Count = Annotated[int, Field(ge=0)]
+Milliseconds = Annotated[float, Field(ge=0)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Record(BaseModel):
+    # A NaN would reach the file as null and break whoever reads it back, so it is refused here.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class InputInfo(_Record):
+    """One input of the model; a dimension that may vary is written as null."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+class ModelInfo(_Record):
+    """What came in. ``source`` is the file name or factory as given, without its folder."""
+
+    name: str
+    source: str
+    sha256: Sha256 | None = None
+    inputs: tuple[InputInfo, ...] = ()
+
+
+class DataInfo(_Record):
+    """What it was judged on: samples and groups of each split, and how samples were prepared."""
+
+    source: str
+    samples: dict[str, Count]
+    groups: dict[str, Count]
+    preprocessing: str
+    notes: tuple[str, ...] = ()
+
+
+class MetricValue(_Record):
+    """A task metric on the test split with its 95 % bootstrap interval over groups."""
+
+    name: str
+    value: float
+    ci: Interval
+    higher_is_better: bool = True
+    unit: str = ""
+
+
+class Change(_Record):
+    """Paired difference to the original, oriented so that a positive figure is a loss, with its 95 % interval."""
+
+    value: float
+    ci: Interval
+
+
+class Agreement(_Record):
+    """How far a variant's outputs are from the original's on the same samples."""
+
+    relative_l2: float = Field(ge=0)
+    ci: Interval
+    top1: float | None = Field(default=None, ge=0, le=1, description="share of equal top classes, for class scores")
+
+
+class LatencyValue(_Record):
+    """Milliseconds a call: median, 95th percentile, 95 % bootstrap interval of the median."""
+
+    p50_ms: Milliseconds
+    p95_ms: Milliseconds
+    ci: Interval
+
+
+class Original(_Record):
+    """The model as it came in, measured in every runtime that works here."""
+
+    metric: MetricValue | None
+    latency: dict[Runtime, LatencyValue]
+    params: Count
+    macs: Count
+    bytes: Count
+
+    @property
+    def fastest_runtime(self) -> Runtime:
+        """The runtime with the lowest median: every speed-up is against this one."""
+        return min(self.latency, key=lambda name: self.latency[name].p50_ms)
+
+
+class SiteRecord(_Record):
+    """One convolution and what the chosen variant does with it.
+
+    ``rows`` and ``shifts`` (K rows of D coordinates, in pixels) only where ``action`` is "asl"; ``reason`` is a stable
+    code, with words in ``message``.
+    """
+
+    name: str
+    kind: str
+    action: Literal["asl", "keep"]
+    reason: str
+    message: str = ""
+    rows: Count | None = None
+    shifts: tuple[tuple[float, ...], ...] = ()
+    fit_error: float | None = Field(default=None, ge=0, description="relative L2 error of the layer's output after fit")
+    latency_before_ms: Milliseconds | None = None
+    latency_after_ms: Milliseconds | None = None
+
+
+class Choice(_Record):
+    """The candidate a plan takes for one site."""
+
+    action: Literal["asl", "keep"]
+    rows: Count | None = None
+
+
+class Variant(_Record):
+    """A model built from a plan, healed and measured.
+
+    ``speedup`` is, for each runtime, the original's median in ITS fastest runtime over this variant's median.
+    """
+
+    id: str
+    plan: dict[str, Choice]
+    metric: MetricValue | None
+    loss: Change | None = None
+    agreement: Agreement
+    latency: dict[Runtime, LatencyValue]
+    speedup: dict[Runtime, float]
+    params: Count
+    macs: Count
+    bytes: Count
+    dominated: bool
+    note: str = ""
+
+    @property
+    def fastest_runtime(self) -> Runtime:
+        """The runtime with the lowest median."""
+        return min(self.latency, key=lambda name: self.latency[name].p50_ms)
+
+    @property
+    def best_speedup(self) -> float:
+        """The speed-up in this variant's fastest runtime."""
+        return self.speedup[self.fastest_runtime]
+
+
+class Artifact(_Record):
+    """A file of the chosen variant; ``path`` is relative to the report's folder."""
+
+    path: str
+    sha256: Sha256
+    kind: str
+    bytes: Count | None = None
+    max_abs_diff: float | None = Field(default=None, ge=0)
+    reloaded: bool
+
+
+class Report(_Record):
+    """The whole of report.json."""
+
+    schema_version: Literal[1] = 1
+    created: str = Field(description="UTC time, ISO 8601")
+    model: ModelInfo
+    device: DeviceProfile
+    data: DataInfo | None = None
+    seeds: dict[str, int]
+    versions: dict[str, str]
+    original: Original
+    sites: tuple[SiteRecord, ...]
+    variants: tuple[Variant, ...]
+    chosen: str | None
+    artifacts: tuple[Artifact, ...]
+    runtimes_unavailable: dict[Runtime, str] = Field(default={}, description="reason by runtime")
+    timings: dict[str, float] = Field(description="seconds by stage")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        ids = [variant.id for variant in self.variants]
+        if len(set(ids)) != len(ids):
+            raise ValueError("two variants share an id")
+        if self.chosen is not None and self.chosen not in ids:
+            raise ValueError(f"chosen variant {self.chosen!r} is not among {ids}")
+        return self
+
+    @property
+    def chosen_variant(self) -> Variant | None:
+        """The variant that ``chosen`` names."""
+        return next((variant for variant in self.variants if variant.id == self.chosen), None)
+
+    def to_json(self) -> str:
+        """The text of report.json."""
+        return self.model_dump_json(indent=2) + "\n"
+
+
+def read_report(path: str | Path) -> Report:
+    """The report in the file ``path``.
+
+    Raises:
+        UsageError: ``report_missing``, or ``report_invalid`` for another version or a damaged file.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError("report_missing", f"Cannot read the report {Path(path).name}: {error}") from error
+    try:
+        return Report.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError("report_invalid", f"{Path(path).name} is no valid report: {where}: {first['msg']}.") from error
