@@ -1,0 +1,53 @@
+"""`aslconvert bench`: latency of a file, or of a conversion's artifacts, in every runtime, interleaved in one run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from aslconvert.cli import options
+from aslconvert.cli.console import answer_stream, page, write_json
+from aslconvert.converter.errors import UsageError
+from aslconvert.converter.options import DEFAULT_SEED
+
+
+def bench(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A .pt2, an .onnx, or a folder that convert wrote.")],
+    *,
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            "--runtime", metavar="R,..", help="torch, torch_channels_last, compile, onnxruntime.", show_default="all"
+        ),
+    ] = None,
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            "--shape", metavar="1x3x224x224", help="Shape of the input.", show_default="the example inputs of the .pt2"
+        ),
+    ] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=3, help="Samples of each row.")] = 15,
+    threads: options.Threads = None,
+    seed: options.Seed = DEFAULT_SEED,
+    json: options.Json = False,
+) -> None:
+    """Time PATH in every runtime; all rows are measured in turns within one run."""
+    sizes = None if shape is None else _sizes(shape)
+    with answer_stream() as stream:
+        from aslconvert.cli.views import show_bench
+        from aslconvert.converter.cost import bench as benching
+
+        names = None if runtime is None else [name.strip() for name in runtime.split(",") if name.strip()]
+        report = benching.bench(path, runtimes=names, shape=sizes, threads=threads, rounds=rounds, seed=seed)
+        if json:
+            write_json(report, stream)
+        else:
+            show_bench(report, page(stream))
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    parts = text.lower().split("x")
+    if not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise UsageError("bad_shape", f"'{text}' is not a shape.", hint="Write 1x3x224x224.")
+    return tuple(int(part) for part in parts)

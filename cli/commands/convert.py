@@ -1,0 +1,105 @@
+"""`aslconvert convert`: the whole way from a model to its faster variants, their proof and their report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aslconvert.cli import options
+from aslconvert.cli.console import answer_stream, page, write_json
+from aslconvert.converter.options import (
+    DEFAULT_SEED,
+    ConvertOptions,
+    parse_channels,
+    parse_crop,
+    parse_duration,
+    parse_number,
+    parse_numbers,
+    parse_size,
+)
+
+
+def convert(
+    model: options.Model,
+    *,
+    data: Annotated[str, typer.Option("--data", help=options.DATA_HELP, show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="Folder for artifacts and report.", show_default=False)],
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            "--max-drop",
+            min=0.0,
+            help="Fastest variant that loses at most X of the metric (dB for psnr, a fraction for top1).",
+            show_default=False,
+        ),
+    ] = None,
+    min_speedup: Annotated[
+        float | None,
+        typer.Option(
+            "--min-speedup",
+            help="Best variant at least Y times faster than the original in its fastest runtime.",
+            show_default=False,
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option("--metric", help="top1, psnr, mse or agreement.", show_default="what the data allows"),
+    ] = None,
+    budget: Annotated[str, typer.Option("--budget", metavar="10m", help="Time for healing and search.")] = "10m",
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    keep: Annotated[
+        list[str] | None,
+        typer.Option("--keep", metavar="GLOB", help="Leave the sites whose name matches; repeatable."),
+    ] = None,
+    heal_crop: Annotated[
+        str | None,
+        typer.Option(
+            "--heal-crop",
+            metavar="SIZE[/MULTIPLE]",
+            help="Heal on random crops whose corners lie on multiples of MULTIPLE.",
+            show_default=False,
+        ),
+    ] = None,
+    size: options.Size = None,
+    scale: options.Scale = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    channels: options.Channels = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan and stop; nothing is written.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run in DIR stopped.")] = False,
+    seed: options.Seed = DEFAULT_SEED,
+    threads: options.Threads = None,
+    json: options.Json = False,
+) -> None:
+    """Convert MODEL: rewrite its convolutions, fit, heal and measure, and write the chosen variant to DIR."""
+    chosen = ConvertOptions(
+        max_drop=max_drop,
+        min_speedup=min_speedup,
+        metric=metric,
+        budget_seconds=parse_duration(budget),
+        device=device,
+        keep=tuple(keep or ()),
+        dry_run=dry_run,
+        resume=resume,
+        seed=seed,
+        threads=threads,
+        size=None if size is None else parse_size(size),
+        scale=None if scale is None else parse_number(scale),
+        mean=None if mean is None else parse_numbers(mean),
+        std=None if std is None else parse_numbers(std),
+        channels=None if channels is None else parse_channels(channels),
+        heal_crop=None if heal_crop is None else parse_crop(heal_crop),
+    )
+    with answer_stream() as stream:
+        from aslconvert.cli.progress import RichProgress
+        from aslconvert.cli.views import show_report
+        from aslconvert.converter import pipeline
+
+        with RichProgress() as progress:
+            report = pipeline.convert(model, data=data, out=out, options=chosen, progress=progress)
+        if json:
+            write_json(report, stream)
+        else:
+            show_report(report, page(stream), folder=None if dry_run else out)

@@ -1,0 +1,64 @@
+"""The entry point: registers the commands and turns their outcome into an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from aslconvert.cli.commands import bench, convert, doctor, export, inspect, verify
+from aslconvert.cli.failure import EXIT_CODES, report_failure, report_interrupt
+
+app = typer.Typer(
+    name="aslconvert",
+    help="Make a trained PyTorch CNN fast: shift layers and 1x1 convolutions instead of spatial convolutions.",
+    epilog=EXIT_CODES,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    # Plain help: importing rich costs more than everything else that --help does.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("export", short_help="Write a .pt2 from your own code.")(export.export)
+app.command("inspect", short_help="Show what would be converted and why.")(inspect.inspect)
+app.command("convert", short_help="Make a model faster, prove it and report.")(convert.convert)
+app.command("verify", short_help="Reload every artifact and compare.")(verify.verify)
+app.command("bench", short_help="Time a model in every runtime.")(bench.bench)
+app.command("doctor", short_help="Show what is built and what is missing.")(doctor.doctor)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib import metadata  # slow to import, and rarely needed
+
+        typer.echo(metadata.version("aslconvert"))
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line ``arguments`` (default: the process's own) and return the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    # Read from the raw words, since a usage error is raised before any option is parsed.
+    as_json = "--json" in given
+    try:
+        outcome = app(args=given, prog_name="aslconvert", standalone_mode=False)
+    except (typer.Abort, KeyboardInterrupt):
+        return report_interrupt(as_json=as_json, resumable="convert" in given)
+    except Exception as error:  # noqa: BLE001 -- the last stop before the user: nothing may pass as a bare traceback
+        return report_failure(error, as_json=as_json)
+    return outcome if isinstance(outcome, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

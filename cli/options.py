@@ -1,0 +1,40 @@
+"""The options that several commands share, each written once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="A .pt2 file, module:factory or file.py:factory.", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads of every measured runtime.", show_default="all cores")
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Every random choice derives from it.")]
+
+DATA_HELP = (
+    "An image folder (class subfolders optional), a zip or tar of one, an .npz or .safetensors file with arrays named "
+    "after the model's inputs (target or label optional), or module:factory."
+)
+Size = Annotated[
+    str | None, typer.Option("--size", metavar="N|HxW", help="Resize images to this size.", show_default=False)
+]
+Scale = Annotated[
+    str | None,
+    typer.Option("--scale", metavar="X|1/255", help="Factor on raw values, before mean and std.", show_default=False),
+]
+Mean = Annotated[
+    str | None, typer.Option("--mean", metavar="X,..", help="Subtracted, per channel or for all.", show_default=False)
+]
+Std = Annotated[
+    str | None, typer.Option("--std", metavar="X,..", help="Divided by, per channel or for all.", show_default=False)
+]
+Channels = Annotated[
+    str | None, typer.Option("--channels", metavar="rgb|bgr|gray", help="Order of channels.", show_default=False)
+]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that convert wrote.", show_default=False)]

@@ -1,0 +1,104 @@
+"""Readable pages of the commands' answers: tables for people, the same figures as in the JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from aslconvert.cli.diagnosis import Diagnosis
+    from aslconvert.converter.cost.bench import BenchReport
+    from aslconvert.converter.report.schema import MetricValue, Report
+
+
+def show_diagnosis(diagnosis: Diagnosis, console: Console) -> None:
+    """Versions, kernels, device and runtimes, and last, so that it is seen, what is missing."""
+    console.print("versions", style="bold")
+    versions = {"python": diagnosis.python, **diagnosis.versions}
+    console.print("  " + "  ".join(f"{name} {version or '-'}" for name, version in versions.items()), soft_wrap=True)
+    console.print("kernels", style="bold")
+    console.print("  native: yes" if diagnosis.native else "  [bold red]native: NO, the slow Python reference runs[/]")
+    for name, value in diagnosis.kernels.items():
+        console.print(f"  {name}: {value}", markup=False)
+    device = diagnosis.device
+    console.print("device", style="bold")
+    console.print(
+        f"  {device.cpu}, {device.cores} cores, {device.memory_gib} GiB\n"
+        f"  {' '.join(device.isa)} (torch uses {device.torch_isa})",
+        markup=False,
+    )
+    cuda = diagnosis.cuda
+    console.print(f"  CUDA: {cuda['devices'] if cuda['available'] else 'not available'}", markup=False)
+    console.print("runtimes", style="bold")
+    for name, reason in diagnosis.runtimes.items():
+        console.print(f"  {name}: {'yes' if reason is None else reason}", markup=False)
+    for gap in diagnosis.missing:
+        console.print(f"[bold red]MISSING: {escape(gap.what)}.[/] {escape(gap.cost)}\n  {escape(gap.how)}")
+    if not diagnosis.missing:
+        console.print("nothing is missing", style="green")
+
+
+def show_bench(report: BenchReport, console: Console) -> None:
+    """Latency of every file in every runtime, and why a row has none."""
+    shapes = ", ".join("x".join(map(str, shape)) for shape in report.shapes)
+    table = Table(title=f"milliseconds a call, inputs {shapes}, {report.device.threads} threads", title_justify="left")
+    for heading in ("file", "runtime"):
+        table.add_column(heading)
+    for heading in ("median", "95 % interval", "p95"):
+        table.add_column(heading, justify="right")
+    for row in report.rows:
+        if row.latency is None:
+            table.add_row(escape(row.file), row.runtime, escape(row.unavailable or "-"), "", "")
+        else:
+            figures = row.latency
+            interval = f"{figures.ci_low:.3f} .. {figures.ci_high:.3f}"
+            table.add_row(escape(row.file), row.runtime, f"{figures.p50_ms:.3f}", interval, f"{figures.p95_ms:.3f}")
+    console.print(table)
+
+
+def show_report(report: Report, console: Console, *, folder: Path | None) -> None:
+    """The frontier: every variant with its metric, its speed-up and its size, the chosen one marked."""
+    original = report.original
+    runtime = original.fastest_runtime
+    table = Table(title=f"{report.model.name} on {report.device.cpu}, {report.device.threads} threads")
+    for heading in ("", "variant"):
+        table.add_column(heading)
+    for heading in ("metric", "loss", "relative L2", "fastest runtime", "ms", "speed-up", "parameters", "MACs"):
+        table.add_column(heading, justify="right")
+    fastest = f"{original.latency[runtime].p50_ms:.3f}"
+    table.add_row("", "original", _metric(original.metric), "", "", runtime, fastest, "1.00", *_sizes(original))
+    for variant in report.variants:
+        best = variant.fastest_runtime
+        mark = "*" if variant.id == report.chosen else ("dominated" if variant.dominated else "")
+        table.add_row(
+            mark,
+            escape(variant.id),
+            _metric(variant.metric),
+            "" if variant.loss is None else f"{variant.loss.value:+.3f}",
+            f"{variant.agreement.relative_l2:.4f}",
+            best,
+            f"{variant.latency[best].p50_ms:.3f}",
+            f"{variant.best_speedup:.2f}",
+            *_sizes(variant),
+        )
+    console.print(table)
+    console.print("speed-up: the original in its fastest runtime over the variant in its own; * chosen")
+    if folder is not None:
+        for artifact in report.artifacts:
+            console.print(f"  {folder / artifact.path}", markup=False)
+        console.print(f"  {folder / 'report.html'}", markup=False)
+
+
+def _metric(metric: MetricValue | None) -> str:
+    if metric is None:
+        return "-"
+    low, high = metric.ci
+    return f"{metric.name} {metric.value:.3f} ({low:.3f} .. {high:.3f}) {metric.unit}".rstrip()
+
+
+def _sizes(of: object) -> tuple[str, str]:
+    return f"{getattr(of, 'params', 0):,}", f"{getattr(of, 'macs', 0):,}"
