@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from aslconvert.cli.commands import bench, convert, doctor, export, inspect, verify
-from aslconvert.cli.failure import EXIT_CODES, report_failure, report_interrupt
+from aslconvert.cli.failure import EXIT_CODES, EXIT_INTERRUPTED, report_failure, report_interrupt
 
 app = typer.Typer(
     name="aslconvert",
@@ -57,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return report_interrupt(as_json=as_json, resumable="convert" in given)
     except Exception as error:  # noqa: BLE001 -- the last stop before the user: nothing may pass as a bare traceback
         return report_failure(error, as_json=as_json)
+    if outcome == EXIT_INTERRUPTED:  # some versions of typer turn the interrupt into this number themselves
+        return report_interrupt(as_json=as_json, resumable="convert" in given)
     return outcome if isinstance(outcome, int) else 0
 
 

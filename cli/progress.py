@@ -76,7 +76,7 @@ class RichProgress:
         self._print(text)
 
     def _print(self, text: str) -> None:
-        self._console.print(escape(text), soft_wrap=True)
+        self._console.print(escape(text), soft_wrap=True, highlight=False)
 
     def _finish_task(self, bar: Progress) -> None:
         if self._task is None:

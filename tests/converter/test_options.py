@@ -1,0 +1,94 @@
+"""Options are checked when they are made, and their written forms read the same everywhere."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aslconvert.converter.errors import UsageError
+from aslconvert.converter.options import (
+    ConvertOptions,
+    Crop,
+    parse_channels,
+    parse_crop,
+    parse_duration,
+    parse_number,
+    parse_numbers,
+    parse_size,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("10m", 600), ("1h30m", 5400), ("1.5h", 5400), (" 2M ", 120)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "10x", "-5m", "10m5", "0", "0m", "1e9m"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_duration(text)
+    assert caught.value.code == "bad_duration"
+
+
+@given(hours=st.integers(0, 99), minutes=st.integers(0, 59), seconds=st.integers(1, 59))
+def test_durations_add_up(hours: int, minutes: int, seconds: int) -> None:
+    assert parse_duration(f"{hours}h{minutes}m{seconds}s") == hours * 3600 + minutes * 60 + seconds
+
+
+def test_crops_sizes_and_numbers() -> None:
+    assert parse_crop("64/2") == Crop(size=64, multiple=2)
+    assert parse_crop("48") == Crop(size=48, multiple=1)
+    assert parse_size("224") == (224, 224)
+    assert parse_size("240x320") == (240, 320)
+    assert parse_number("1/255") == 1 / 255
+    assert parse_numbers("0.5, 1/4") == (0.5, 0.25)
+    assert parse_channels("gray") == "gray"
+
+
+@pytest.mark.parametrize(
+    ("parse", "text"),
+    [
+        (parse_crop, "63/2"),
+        (parse_crop, "0"),
+        (parse_crop, "64/0"),
+        (parse_crop, "64x64"),
+        (parse_size, "x3"),
+        (parse_number, "1/0"),
+        (parse_number, "nan"),
+        (parse_numbers, "1,,2"),
+        (parse_channels, "cmyk"),
+    ],
+)
+def test_what_cannot_be_read(parse: object, text: str) -> None:
+    assert callable(parse)
+    with pytest.raises(UsageError):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_drop": -1.0},
+        {"max_drop": float("nan")},
+        {"min_speedup": 0.0},
+        {"budget_seconds": 0.0},
+        {"device": "tpu"},
+        {"threads": 0},
+        {"seed": -1},
+        {"size": (0, 4)},
+        {"scale": 0.0},
+        {"std": (1.0, 0.0)},
+        {"mean": (float("inf"),)},
+        {"channels": "cmyk"},
+    ],
+)
+def test_values_out_of_range(wrong: dict[str, object]) -> None:
+    with pytest.raises(UsageError) as caught:
+        ConvertOptions(**wrong)  # type: ignore[arg-type]
+    assert caught.value.code == "bad_option"
+
+
+def test_targets_exclude_each_other() -> None:
+    with pytest.raises(UsageError, match="exclude each other"):
+        ConvertOptions(max_drop=1.0, min_speedup=2.0)
