@@ -14,7 +14,7 @@ WIDTH = 64
 
 
 class QuarterResolution(nn.Module):
-    """2x2 mosaic cells packed into four channels, then ``depth`` 3x3 convolutions; the last gives 2 * width channels."""
+    """2x2 mosaic cells packed into four channels, then 3x3 convolutions; the last gives 2 * width channels."""
 
     def __init__(self, *, depth: int, width: int) -> None:
         super().__init__()

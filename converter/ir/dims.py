@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import sympy
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fixes
 from torch.utils import _pytree as pytree
 
 from aslconvert.converter.ir.quiet import quiet
 
-IMAGE_MULTIPLES = (1, 2, 4, 8, 16, 32)
-"""Image sizes are tried as multiples of these: nets that halve and double the image need one of them."""
+REFINEMENTS = 2
+"""How often torch's own suggestions (a minimum, a multiple) are taken before sizes are left to it."""
 
 
 def export_dynamic(model: nn.Module, example: tuple[Any, ...]) -> ExportedProgram:
@@ -24,23 +24,46 @@ def export_dynamic(model: nn.Module, example: tuple[Any, ...]) -> ExportedProgra
     """
     # A batch of one would be baked in as a constant.
     wide = _batch_of_two(example)
-    for inputs, shapes in _attempts(wide if wide is not None else example, dynamic=wide is not None):
+    attempts = [] if wide is None else [_declare(wide, named=True), _declare(wide, named=False), _batch_only(wide)]
+    for shapes in attempts:
+        program = export_with(model, example if wide is None else wide, {}, shapes)
+        if program is not None:
+            return program
+    with quiet():
+        return torch.export.export(model, fresh(example))
+
+
+def export_with(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any) -> ExportedProgram | None:
+    """Export with these dynamic shapes, refined as torch suggests; None when they do not hold."""
+    for _ in range(REFINEMENTS + 1):
         try:
             with quiet():
-                return torch.export.export(model, _fresh(inputs), dynamic_shapes=shapes)
-        except Exception:  # noqa: S112  each attempt asks for less; the last one below reports
-            continue
-    with quiet():
-        return torch.export.export(model, _fresh(example))
+                return torch.export.export(model, fresh(args), fresh(kwargs), dynamic_shapes=shapes)
+        # torch has no common error for shapes that do not hold, and a failure here only means to ask for less.
+        except Exception as error:  # noqa: BLE001
+            shapes = _refined(str(error), shapes)
+            if shapes is None:
+                return None
+    return None
+
+
+def _refined(message: str, shapes: Any) -> Any:
+    _, found, suggestions = message.partition("Suggested fixes:")
+    if not found:
+        return None
+    # torch's own reader stumbles over its closing paragraph and over its infinity.
+    suggestions = suggestions.strip("\n").split("\n\n")[0].replace(", max=oo", "")
+    try:
+        with quiet():
+            return refine_dynamic_shapes_from_suggested_fixes(f"{found}\n{suggestions}", shapes)
+    # Suggestions are free text; those that torch itself cannot read are none.
+    except Exception:  # noqa: BLE001
+        return None
 
 
 def dynamic_axes(program: ExportedProgram) -> dict[str, tuple[int, ...]]:
     """Per user input, the axes whose size may change."""
-    return {
-        name: tuple(axis for axis, size in enumerate(value.shape) if isinstance(size, torch.SymInt))
-        for name, value in _placeholders(program)
-        if isinstance(value, Tensor)
-    }
+    return {name: tuple(_symbolic(value)) for name, value in _placeholders(program) if isinstance(value, Tensor)}
 
 
 def shape_notes(program: ExportedProgram) -> list[str]:
@@ -57,14 +80,14 @@ def shape_notes(program: ExportedProgram) -> list[str]:
     return notes
 
 
-def dynamic_shapes(program: ExportedProgram) -> Any:
-    """The ``dynamic_shapes`` argument that gives a re-export the same sizes, names and ranges as ``program``.
+def dynamic_shapes(program: ExportedProgram, *, named: bool = True) -> Any:
+    """The ``dynamic_shapes`` argument that gives a re-export the same dynamic sizes and ranges as ``program``.
 
-    Nested like the program's inputs: ``(args, kwargs)`` flattened into the order of ``example_inputs``.
+    Named dims also carry which sizes are equal and which are multiples; unnamed ones let torch find that again.
     """
     dims: dict[sympy.Symbol, Any] = {}
     leaves = [
-        {axis: _dim(size, program, dims) for axis, size in enumerate(value.shape) if isinstance(size, torch.SymInt)}
+        {axis: _dim(size, program, dims, named) for axis, size in _symbolic(value).items()}
         if isinstance(value, Tensor)
         else None
         for _, value in _placeholders(program)
@@ -77,7 +100,7 @@ def dynamic_shapes(program: ExportedProgram) -> Any:
 
 
 def _by_name(program: ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    names = list(program.module_call_graph[0].signature.forward_arg_names or [])  # type: ignore[union-attr]
+    names = list(program.module_call_graph[0].signature.forward_arg_names or [])
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
@@ -86,27 +109,35 @@ def _placeholders(program: ExportedProgram) -> list[tuple[str, Any]]:
     return [(n.name, n.meta.get("val")) for n in program.graph.nodes if n.op == "placeholder" and n.name in inputs]
 
 
-def _dim(size: torch.SymInt, program: ExportedProgram, dims: dict[sympy.Symbol, Any]) -> Any:
+def _symbolic(value: Tensor) -> dict[int, torch.SymInt]:
+    sizes: tuple[Any, ...] = tuple(value.shape)
+    return {axis: size for axis, size in enumerate(sizes) if isinstance(size, torch.SymInt)}
+
+
+def _dim(size: torch.SymInt, program: ExportedProgram, dims: dict[sympy.Symbol, Any], named: bool) -> Any:
     expression = size.node.expr
     symbols = sorted(expression.free_symbols, key=str)
-    if len(symbols) != 1:
-        return Dim.AUTO
+    low, high = _range(program, expression)
+    if len(symbols) != 1 or not named:
+        return Dim.AUTO(min=low, max=high)
     symbol = symbols[0]
-    if symbol not in dims:
-        bounds = program.range_constraints.get(symbol)
-        # An unbounded end is torch's own int_oo, which is no Integer.
-        low, high = (
-            int(bound) if isinstance(bound, sympy.Integer) else None
-            for bound in ((bounds.lower, bounds.upper) if bounds is not None else (None, None))
-        )
-        dims[symbol] = Dim(str(symbol), min=low, max=high)
     factor, rest = expression.coeff(symbol, 1), expression.coeff(symbol, 0)
     if not (factor.is_integer and rest.is_integer and sympy.expand(factor * symbol + rest - expression) == 0):
-        return Dim.AUTO
-    dim = dims[symbol]
-    if int(factor) != 1:
-        dim = int(factor) * dim
+        return Dim.AUTO(min=low, max=high)
+    if symbol not in dims:
+        low, high = _range(program, symbol)
+        dims[symbol] = Dim(str(symbol), min=low, max=high)
+    dim = dims[symbol] if int(factor) == 1 else int(factor) * dims[symbol]
     return dim + int(rest) if int(rest) else dim
+
+
+def _range(program: ExportedProgram, expression: sympy.Expr) -> tuple[int | None, int | None]:
+    bounds = program.range_constraints.get(expression)
+    if bounds is None:
+        return None, None
+    # An open end is torch's own int_oo, which is no Integer; a lower end of 2 is its way to say "any".
+    low = int(bounds.lower) if isinstance(bounds.lower, sympy.Integer) and bounds.lower > 2 else None
+    return low, int(bounds.upper) if isinstance(bounds.upper, sympy.Integer) else None
 
 
 def _batch_of_two(example: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -116,45 +147,41 @@ def _batch_of_two(example: tuple[Any, ...]) -> tuple[Any, ...] | None:
         return None
     if batches != {1}:
         return example
-    return pytree.tree_map(lambda leaf: torch.cat([leaf, leaf]) if isinstance(leaf, Tensor) else leaf, example)
+    doubled: tuple[Any, ...] = pytree.tree_map(
+        lambda leaf: torch.cat([leaf, leaf]) if isinstance(leaf, Tensor) else leaf, example
+    )
+    return doubled
 
 
-def _attempts(example: tuple[Any, ...], *, dynamic: bool) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    if not dynamic:
-        return
-    images = [leaf for leaf in pytree.tree_leaves(example) if isinstance(leaf, Tensor) and leaf.dim() == 4]
-    sizes = {tuple(int(size) for size in image.shape[2:]) for image in images}
-    if len(sizes) == 1:
-        height, width = next(iter(sizes))
-        for multiple in IMAGE_MULTIPLES:
-            # Sizes of one multiple are baked in like a batch of one.
-            if height % multiple == width % multiple == 0 and min(height, width) >= 2 * multiple:
-                yield example, _declare(example, _image_dim("height", multiple), _image_dim("width", multiple))
-    yield example, _declare(example, None, None)
-
-
-def _image_dim(name: str, multiple: int) -> Any:
-    return Dim(name) if multiple == 1 else multiple * Dim(f"{name}_by_{multiple}")
-
-
-def _declare(example: tuple[Any, ...], height: Any, width: Any) -> Any:
-    batch = Dim("batch")
+def _declare(example: tuple[Any, ...], *, named: bool) -> Any:
+    """Batch and image sizes dynamic: as named dims that hold everywhere, or as what torch finds to hold."""
+    images = {tuple(leaf.shape[2:]) for leaf in pytree.tree_leaves(example) if _is_image(leaf)}
+    batch = Dim("batch") if named else Dim.AUTO
+    height, width = (Dim("height"), Dim("width")) if named and len(images) == 1 else (Dim.AUTO, Dim.AUTO)
 
     def declare(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return None
-        image = {2: height, 3: width} if leaf.dim() == 4 and height is not None else {}
-        return {0: batch, **image}
+        return {0: batch, 2: height, 3: width} if _is_image(leaf) else {0: batch}
 
     return pytree.tree_map(declare, example)
 
 
-def _fresh(example: tuple[Any, ...]) -> tuple[Any, ...]:
-    """New tensors for each attempt: a failed dynamic export leaves marks on the ones it saw."""
+def _batch_only(example: tuple[Any, ...]) -> Any:
+    batch = Dim("batch")
+    return pytree.tree_map(lambda leaf: {0: batch} if isinstance(leaf, Tensor) else None, example)
+
+
+def _is_image(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.dim() == 4
+
+
+def fresh(example: Any) -> Any:
+    """The same inputs as new tensors: a failed dynamic export leaves marks on those it saw."""
     return pytree.tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, example)
 
 
 def example_of(program: ExportedProgram) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The example inputs stored in the program, as fresh tensors (args, kwargs)."""
     args, kwargs = program.example_inputs if program.example_inputs is not None else ((), {})
-    return _fresh(tuple(args)), dict(zip(kwargs, _fresh(tuple(kwargs.values())), strict=True))
+    return fresh(tuple(args)), fresh(dict(kwargs))

@@ -52,10 +52,10 @@ def copy_graph(gm: fx.GraphModule) -> fx.GraphModule:
     return copy.deepcopy(gm)
 
 
-def attribute(root: nn.Module, target: str) -> Any:
-    """The parameter, buffer, constant or submodule at a dotted path."""
+def attribute(root: nn.Module, target: Any) -> Any:
+    """The parameter, buffer, constant or submodule at a dotted path. Raises AttributeError."""
     value: Any = root
-    for part in target.split("."):
+    for part in str(target).split("."):
         value = getattr(value, part)
     return value
 
@@ -112,7 +112,7 @@ def _describe(gm: fx.GraphModule, node: fx.Node, taken: set[str]) -> ConvSite | 
     if weight_node.op != "get_attr":
         return Refusal(fallback, node.name, "computed_weight", "Its weight is computed in the graph, not stored.")
     weight_target = _canonical(gm, weight_node.target)
-    name = _unique(weight_target.removesuffix(".weight"), node, taken)
+    name = _unique(_conv_module(node) or weight_target.removesuffix(".weight"), node, taken)
     if bias_node is not None and bias_node.op != "get_attr":
         return Refusal(name, node.name, "computed_bias", "Its bias is computed in the graph, not stored.")
     bias_target = None if bias_node is None else _canonical(gm, bias_node.target)
@@ -187,11 +187,22 @@ def _unique(name: str, node: fx.Node, taken: set[str]) -> str:
 
 
 def _module_path(node: fx.Node) -> str:
+    return _innermost(node)[0]
+
+
+def _conv_module(node: fx.Node) -> str:
+    """The path of the nn.Conv that made the call, empty for a functional call inside some other module."""
+    path, kind = _innermost(node)
+    return path if "torch.nn.modules.conv." in kind else ""
+
+
+def _innermost(node: fx.Node) -> tuple[str, str]:
     stack = node.meta.get("nn_module_stack") or {}
     if not stack:
-        return ""
-    path = next(reversed(stack.values()))[0]
-    return str(path).removeprefix("L['self']").removeprefix(".")
+        return "", ""
+    path, kind = next(reversed(stack.values()))[:2]
+    kind = f"{kind.__module__}.{kind.__qualname__}" if isinstance(kind, type) else str(kind)
+    return str(path).removeprefix("L['self']").removeprefix("."), kind
 
 
 def _concrete(size: int | torch.SymInt) -> int:
