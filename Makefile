@@ -17,8 +17,7 @@ STAMPS := $(VENV)/.stamps
 PIP := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check
 ROOMS := kernels converter workers service cli
 LINKS := $(addprefix .dev/aslconvert/,$(ROOMS))
-NATIVE_SOURCES := $(wildcard CMakeLists.txt kernels/CMakeLists.txt) \
-	$(shell find kernels/csrc -type f 2>/dev/null)
+NATIVE_SOURCES := $(wildcard CMakeLists.txt kernels/build.py) $(shell find kernels/csrc -type f 2>/dev/null)
 
 .PHONY: setup demo test lint bench-kernels clean
 
@@ -78,13 +77,11 @@ $(STAMPS)/installed: pyproject.toml | $(STAMPS)/torch $(LINKS)
 	$(PIP) --no-build-isolation --editable '.[dev]'
 	@touch $@
 
-# A build that fails is loud but not fatal: every op has a Python reference.
+# Without a compiler every op runs on its Python reference; with one, a build that fails is an error.
 $(STAMPS)/kernels: $(NATIVE_SOURCES) | $(STAMPS)/installed
 	@if command -v c++ >/dev/null && command -v cmake >/dev/null; then \
-	  cmake -S . -B build/dev -G Ninja -DCMAKE_BUILD_TYPE=Release \
-	    -DPython_EXECUTABLE="$$PWD/$(BIN)/python" && \
-	  cmake --build build/dev && cmake --install build/dev --prefix .dev; \
+	  $(BIN)/python kernels/build.py; \
 	else \
-	  echo "NO C++ COMPILER OR CMAKE: the native kernels are not built, the ops run on the slow reference." >&2; \
+	  echo "NO C++ COMPILER OR NO CMAKE: the native kernels are not built, every op runs on its slow reference." >&2; \
 	fi
 	@touch $@
