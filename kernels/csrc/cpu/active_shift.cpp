@@ -1,0 +1,39 @@
+// The forward op: every output plane is one source plane read through at most 2^D taps.
+#include "../ops.h"
+
+#include <torch/csrc/stable/ops.h>
+
+#include "../problem.h"
+#include "../rows.h"
+#include "dispatch.h"
+#include "loops.h"
+
+namespace asl {
+
+Tensor active_shift(Tensor x, Tensor shift, std::optional<Tensor> source, std::vector<int64_t> stride,
+                    std::vector<int64_t> delta) {
+  const Problem problem = check(x, shift, source, stride, delta);
+  const Tensor input = row_major(x);
+  Tensor output = empty_output(problem, x, problem.rows, false);
+  for_type(x.scalar_type(), [&](auto tag) {
+    using T = decltype(tag);
+    using A = compute_t<T>;
+    std::vector<Taps<A>> taps;
+    for (const auto& row : split_shifts<A>(problem, shift)) taps.push_back(sample_taps(row));
+    const MaskTable<A> masks = masks_for(problem.extent, taps, 0);
+    const Loops<T>& loop = loops<T>();
+    const T* from = static_cast<const T*>(input.data_ptr());
+    T* to = static_cast<T*>(output.data_ptr());
+    const int64_t pixels = problem.extent.pixels(), out_pixels = problem.extent.out_pixels();
+    torch::stable::parallel_for(0, problem.batch * problem.rows, grain(out_pixels), [&](int64_t begin, int64_t end) {
+      for (int64_t item = begin; item < end; ++item) {
+        const int64_t n = item / problem.rows, k = item % problem.rows;
+        loop.sample(to + item * out_pixels, from + (n * problem.channels + problem.source[k]) * pixels, taps[k],
+                    problem.extent, masks.view(), 0, out_pixels);
+      }
+    });
+  });
+  return to_problem_format(problem, output);
+}
+
+}  // namespace asl

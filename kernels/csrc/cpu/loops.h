@@ -1,0 +1,46 @@
+// The inner loops, compiled once per instruction set and chosen at load time.
+#pragma once
+
+#include "plane.h"
+
+namespace asl {
+
+template <typename T>
+struct Loops {
+  using A = compute_t<T>;
+
+  // dst[p - begin] = sum of weighted taps at flattened output pixel p, for p in [begin, end).
+  // Taps outside the plane are not read.
+  void (*sample)(T* dst, const T* plane, const Taps<A>& taps, const Extent& extent, const ColumnMasks<A>& masks,
+                 int64_t begin, int64_t end);
+
+  // The same added to dst, which holds the compute type.
+  void (*sample_add)(A* dst, const T* plane, const Taps<A>& taps, const Extent& extent, const ColumnMasks<A>& masks,
+                     int64_t begin, int64_t end);
+
+  // The adjoint for any stride: plane += weight * grad at each tap; extent describes the forward pass.
+  void (*scatter_add)(A* plane, const T* grad, const Taps<A>& taps, const Extent& extent);
+
+  // Sum over p in [begin, end) of grad[p] * plane at p's position plus offset (z, y, x); a fixed order.
+  double (*correlate)(const T* grad, const T* plane, const int64_t offset[3], const Extent& extent,
+                      const ColumnMasks<A>& masks, int64_t begin, int64_t end);
+
+  void (*store)(T* dst, const A* src, int64_t count);
+
+  // dst[r * dst_step + c] = relu?(src[r * src_step + c] + bias[r]); bias may be null, src may be dst.
+  void (*epilogue)(T* dst, int64_t dst_step, const T* src, int64_t src_step, const T* bias, bool relu, int64_t rows,
+                   int64_t columns);
+
+  // The same for pixels in rows and channels in columns: bias[c].
+  void (*epilogue_last)(T* data, const T* bias, bool relu, int64_t rows, int64_t columns);
+
+  // dst[c * dst_step + p] = src[p * src_step + c]
+  void (*transpose)(T* dst, int64_t dst_step, const T* src, int64_t src_step, int64_t channels, int64_t pixels);
+};
+
+// The loops for this machine, and the name of their instruction set.
+template <typename T>
+const Loops<T>& loops();
+const char* isa_name();
+
+}  // namespace asl

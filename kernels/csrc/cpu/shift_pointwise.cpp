@@ -1,0 +1,167 @@
+// The fused inference op: shift a panel of pixels into cache, multiply it by the 1x1 weight with the library's
+// matrix product, then bias and ReLU while the result is warm.
+#include "../ops.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <new>
+
+#include <torch/csrc/stable/ops.h>
+
+#include "../problem.h"
+#include "../rows.h"
+#include "dispatch.h"
+#include "gemm.h"
+#include "loops.h"
+
+namespace asl {
+namespace {
+
+// A panel beyond this falls out of the second-level cache; one of fewer pixels starves the matrix product.
+constexpr int64_t kPanelBytes = 512 * 1024;
+constexpr int64_t kFewestPixels = 192;
+constexpr int64_t kMostPixels = 4096;
+
+// Memory that a thread keeps between calls: fresh pages would cost more than small layers themselves.
+class Scratch {
+ public:
+  ~Scratch() { std::free(data_); }
+  void* get(int64_t bytes) {
+    if (bytes > size_) {
+      std::free(data_);
+      size_ = 0;
+      data_ = std::aligned_alloc(64, static_cast<size_t>((bytes + 63) / 64 * 64));
+      if (data_ == nullptr) throw std::bad_alloc();
+      size_ = bytes;
+    }
+    return data_;
+  }
+
+ private:
+  void* data_ = nullptr;
+  int64_t size_ = 0;
+};
+thread_local Scratch panel_scratch;
+thread_local Scratch result_scratch;
+
+// How the pixels of the batch are cut into panels: pieces of one image, or several whole images together.
+struct Panels {
+  int64_t pixels;  // of one image in one panel
+  int64_t pieces;  // per image
+  int64_t images;  // per panel
+  int64_t count;
+};
+
+Panels cut(const Problem& problem, int64_t element_size, int64_t threads) {
+  const int64_t all = problem.extent.out_pixels();
+  const int64_t bytes_per_pixel = std::max<int64_t>(problem.rows, 1) * element_size;
+  const int64_t target = std::clamp(kPanelBytes / bytes_per_pixel, kFewestPixels, kMostPixels);
+  Panels panels{all, 1, 1, 0};
+  if (all > target) {
+    panels.pieces = (all + target - 1) / target;
+    panels.pixels = ((all + panels.pieces - 1) / panels.pieces + 15) / 16 * 16;
+    panels.pieces = (all + panels.pixels - 1) / panels.pixels;
+    panels.count = panels.pieces * problem.batch;
+  } else {
+    const int64_t together = std::max<int64_t>(target / std::max<int64_t>(all, 1), 1);
+    const int64_t groups = std::max((problem.batch + together - 1) / together, std::min(threads, problem.batch));
+    panels.images = (problem.batch + groups - 1) / groups;
+    panels.count = (problem.batch + panels.images - 1) / panels.images;
+  }
+  return panels;
+}
+
+template <typename T>
+void run(const Problem& problem, const Tensor& input, const Tensor& shift, const Tensor& weight, const T* bias,
+         bool relu, const Tensor& output) {
+  using A = compute_t<T>;
+  const Loops<T>& loop = loops<T>();
+  const int64_t pixels = problem.extent.pixels(), out_pixels = problem.extent.out_pixels();
+  const int64_t rows = problem.rows, out_channels = weight.size(0);
+  if (problem.batch * out_pixels * out_channels == 0) return;
+  std::vector<Taps<A>> taps;
+  for (const auto& row : split_shifts<A>(problem, shift)) taps.push_back(sample_taps(row));
+  const MaskTable<A> masks = masks_for(problem.extent, taps, 0);
+  const T* from = static_cast<const T*>(input.data_ptr());
+  T* to = static_cast<T*>(output.data_ptr());
+  const auto type = input.scalar_type();
+  const int64_t threads = torch::stable::get_num_threads();
+  const Panels panels = cut(problem, sizeof(T), threads);
+  const Tensor left = as_tensor({weight.data_ptr(), out_channels, rows, rows, 1}, type);
+
+  const auto fill = [&](T* panel, int64_t columns, int64_t n, int64_t images, int64_t first, int64_t last,
+                        int64_t row_begin, int64_t row_end) {
+    for (int64_t k = row_begin; k < row_end; ++k) {
+      for (int64_t i = 0; i < images; ++i) {
+        loop.sample(panel + k * columns + i * out_pixels,
+                    from + ((n + i) * problem.channels + problem.source[k]) * pixels, taps[k], problem.extent,
+                    masks.view(), first, last);
+      }
+    }
+  };
+  const auto work = [&](int64_t item, bool alone) {
+    const int64_t n = item / panels.pieces * panels.images;
+    const int64_t images = std::min(panels.images, problem.batch - n);
+    const int64_t first = item % panels.pieces * panels.pixels;
+    const int64_t last = std::min(out_pixels, first + panels.pixels);
+    const int64_t columns = images * (last - first);
+    T* panel = static_cast<T*>(panel_scratch.get(rows * columns * static_cast<int64_t>(sizeof(T))));
+    if (alone) {
+      torch::stable::parallel_for(0, rows, grain(columns), [&](int64_t row_begin, int64_t row_end) {
+        fill(panel, columns, n, images, first, last, row_begin, row_end);
+      });
+    } else {
+      fill(panel, columns, n, images, first, last, 0, rows);
+    }
+    const Tensor right = as_tensor({panel, rows, columns, columns, 1}, type);
+    if (problem.channels_last) {
+      // [pixels, C_out] is the output's own layout.
+      T* target = to + (n * out_pixels + first) * out_channels;
+      const Tensor turned = as_tensor({panel, columns, rows, 1, columns}, type);
+      const Tensor by_row = as_tensor({weight.data_ptr(), rows, out_channels, 1, rows}, type);
+      multiply(as_tensor({target, columns, out_channels, out_channels, 1}, type), turned, by_row);
+      loop.epilogue_last(target, bias, relu, columns, out_channels);
+    } else if (images == 1) {
+      T* target = to + n * out_channels * out_pixels + first;
+      multiply(as_tensor({target, out_channels, columns, out_pixels, 1}, type), left, right);
+      if (bias != nullptr || relu) {
+        loop.epilogue(target, out_pixels, target, out_pixels, bias, relu, out_channels, columns);
+      }
+    } else {
+      T* result = static_cast<T*>(result_scratch.get(out_channels * columns * static_cast<int64_t>(sizeof(T))));
+      multiply(as_tensor({result, out_channels, columns, columns, 1}, type), left, right);
+      for (int64_t i = 0; i < images; ++i) {
+        loop.epilogue(to + (n + i) * out_channels * out_pixels, out_pixels, result + i * out_pixels, columns, bias,
+                      relu, out_channels, out_pixels);
+      }
+    }
+  };
+  if (panels.count < threads) {
+    // Too few panels to share out: the threads share the rows and the library's product instead.
+    for (int64_t item = 0; item < panels.count; ++item) work(item, true);
+  } else {
+    torch::stable::parallel_for(0, panels.count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t item = begin; item < end; ++item) work(item, false);
+    });
+  }
+}
+
+}  // namespace
+
+Tensor shift_pointwise(Tensor x, Tensor shift, std::optional<Tensor> source, Tensor weight, std::optional<Tensor> bias,
+                       std::vector<int64_t> stride, std::vector<int64_t> delta, bool relu) {
+  const Problem problem = check(x, shift, source, stride, delta);
+  check_pointwise(problem, x, weight, bias);
+  const Tensor input = row_major(x);
+  const Tensor plain_weight = row_major(weight);
+  const std::optional<Tensor> plain_bias = bias.has_value() ? std::optional<Tensor>(row_major(*bias)) : std::nullopt;
+  const Tensor output = empty_output(problem, x, weight.size(0), problem.channels_last);
+  for_type(x.scalar_type(), [&](auto tag) {
+    using T = decltype(tag);
+    const T* bias_data = plain_bias.has_value() ? static_cast<const T*>(plain_bias->data_ptr()) : nullptr;
+    run<T>(problem, input, shift, plain_weight, bias_data, relu, output);
+  });
+  return output;
+}
+
+}  // namespace asl

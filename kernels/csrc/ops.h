@@ -1,0 +1,42 @@
+// The ops of namespace asl and their schemas; each op's meaning is written in kernels/reference.py.
+#pragma once
+
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include <torch/csrc/stable/tensor.h>
+
+namespace asl {
+
+using torch::stable::Tensor;
+
+constexpr const char* kActiveShiftSchema =
+    "active_shift(Tensor x, Tensor shift, Tensor? source, int[] stride, int[] delta) -> Tensor";
+constexpr const char* kActiveShiftBackwardSchema =
+    "active_shift_backward(Tensor grad, Tensor x, Tensor shift, Tensor? source, int[] stride, int[] delta, "
+    "bool need_input, bool need_shift) -> (Tensor, Tensor)";
+constexpr const char* kShiftPointwiseSchema =
+    "shift_pointwise(Tensor x, Tensor shift, Tensor? source, Tensor weight, Tensor? bias, int[] stride, int[] delta, "
+    "bool relu) -> Tensor";
+
+Tensor active_shift(Tensor x,                      // [N, C, *spatial]
+                    Tensor shift,                  // [K, D]
+                    std::optional<Tensor> source,  // [K]
+                    std::vector<int64_t> stride, std::vector<int64_t> delta);
+
+std::tuple<Tensor, Tensor> active_shift_backward(Tensor grad,                   // [N, K, *out]
+                                                 Tensor x,                      // [N, C, *spatial]
+                                                 Tensor shift,                  // [K, D]
+                                                 std::optional<Tensor> source,  // [K]
+                                                 std::vector<int64_t> stride, std::vector<int64_t> delta,
+                                                 bool need_input, bool need_shift);
+
+Tensor shift_pointwise(Tensor x,                      // [N, C, *spatial]
+                       Tensor shift,                  // [K, D]
+                       std::optional<Tensor> source,  // [K]
+                       Tensor weight,                 // [C_out, K]
+                       std::optional<Tensor> bias,    // [C_out]
+                       std::vector<int64_t> stride, std::vector<int64_t> delta, bool relu);
+
+}  // namespace asl

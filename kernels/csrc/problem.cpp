@@ -1,0 +1,150 @@
+// Argument checks: every message says which argument, what was expected and what came.
+#include "problem.h"
+
+#include <cmath>
+#include <sstream>
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/core/MemoryFormat.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include "rows.h"
+
+namespace asl {
+namespace {
+
+using torch::headeronly::MemoryFormat;
+using torch::headeronly::ScalarType;
+
+// Far past any real image, and small enough that no index computation can overflow.
+constexpr int64_t kLargest = int64_t{1} << 31;
+
+std::string text(const Tensor& tensor) {
+  std::ostringstream out;
+  out << '[';
+  for (int64_t d = 0; d < tensor.dim(); ++d) out << (d == 0 ? "" : ", ") << tensor.size(d);
+  out << ']';
+  return out.str();
+}
+
+bool supported(ScalarType type) {
+  return type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::BFloat16;
+}
+
+bool is_channels_last(const Tensor& x) {
+  const int64_t dims = x.dim();
+  if (dims < 4 || x.is_contiguous()) return false;
+  int64_t expected = 1;
+  const auto matches = [&](int64_t d) {
+    if (x.size(d) != 1 && x.stride(d) != expected) return false;
+    expected *= x.size(d);
+    return true;
+  };
+  if (!matches(1)) return false;
+  for (int64_t d = dims - 1; d >= 2; --d) {
+    if (!matches(d)) return false;
+  }
+  return matches(0);
+}
+
+MemoryFormat last_format(int dims) { return dims == 2 ? MemoryFormat::ChannelsLast : MemoryFormat::ChannelsLast3d; }
+
+}  // namespace
+
+std::vector<int64_t> Problem::output_shape(int64_t output_channels) const {
+  std::vector<int64_t> shape{batch, output_channels};
+  for (int d = 3 - dims; d < 3; ++d) shape.push_back(extent.out[d]);
+  return shape;
+}
+
+Problem check(const Tensor& x, const Tensor& shift, const std::optional<Tensor>& source,
+              const std::vector<int64_t>& stride, const std::vector<int64_t>& delta) {
+  Problem problem{};
+  const int dims = static_cast<int>(x.dim()) - 2;
+  problem.dims = dims;
+  STD_TORCH_CHECK(dims >= 1 && dims <= 3, "active shift: x must be [N, C, *spatial] with 1 to 3 spatial axes, got ",
+                  x.dim(), " dims");
+  STD_TORCH_CHECK(x.is_cpu() && shift.is_cpu(), "active shift: x and shift must be on the CPU");
+  STD_TORCH_CHECK(supported(x.scalar_type()), "active shift: x must be float32, float64 or bfloat16");
+  STD_TORCH_CHECK(shift.dim() == 2 && shift.size(1) == dims, "active shift: shift must be [K, ", dims, "], got ",
+                  text(shift));
+  STD_TORCH_CHECK(supported(shift.scalar_type()), "active shift: shift must be float32, float64 or bfloat16");
+  problem.batch = x.size(0);
+  problem.channels = x.size(1);
+  problem.rows = shift.size(0);
+  STD_TORCH_CHECK(static_cast<int>(stride.size()) == dims && static_cast<int>(delta.size()) == dims,
+                  "active shift: stride and delta need one entry per spatial axis (", dims, ")");
+  for (int d = 0; d < 3; ++d) problem.extent.size[d] = problem.extent.out[d] = problem.extent.stride[d] = 1;
+  for (int d = 0; d < dims; ++d) {
+    const int axis = 3 - dims + d;
+    const int64_t size = x.size(d + 2);
+    STD_TORCH_CHECK(stride[d] >= 1 && stride[d] < kLargest, "active shift: stride must be at least 1, got ", stride[d]);
+    STD_TORCH_CHECK(size < kLargest && delta[d] > -kLargest && delta[d] < kLargest,
+                    "active shift: size ", size, " with delta ", delta[d], " is too large");
+    STD_TORCH_CHECK(size + delta[d] >= 0, "active shift: the output would be empty: size ", size, " with delta ",
+                    delta[d]);
+    problem.extent.size[axis] = size;
+    problem.extent.stride[axis] = stride[d];
+    problem.extent.out[axis] = (size + delta[d]) / stride[d] + 1;
+  }
+  problem.channels_last = is_channels_last(x);
+
+  problem.source.resize(problem.rows);
+  if (source.has_value()) {
+    STD_TORCH_CHECK(source->is_cpu(), "active shift: source must be on the CPU");
+    STD_TORCH_CHECK(source->scalar_type() == ScalarType::Long, "active shift: source must be int64");
+    STD_TORCH_CHECK(source->dim() == 1 && source->size(0) == problem.rows, "active shift: source must be [K] with K = ",
+                    problem.rows, ", got ", text(*source));
+    const int64_t step = problem.rows > 0 ? source->stride(0) : 1;
+    const int64_t* data = static_cast<const int64_t*>(source->data_ptr());
+    for (int64_t k = 0; k < problem.rows; ++k) {
+      const int64_t channel = data[k * step];
+      STD_TORCH_CHECK(channel >= 0 && channel < problem.channels, "active shift: source must lie in [0, ",
+                      problem.channels, "), got ", channel);
+      problem.source[k] = channel;
+    }
+  } else {
+    STD_TORCH_CHECK(problem.rows == problem.channels, "active shift: without source the rows of shift (", problem.rows,
+                    ") must be the channels of x (", problem.channels, ")");
+    for (int64_t k = 0; k < problem.rows; ++k) problem.source[k] = k;
+  }
+  for (const double value : shift_values(shift)) {
+    STD_TORCH_CHECK(std::isfinite(value), "active shift: shift holds a value that is not finite");
+  }
+  return problem;
+}
+
+void check_grad(const Problem& problem, const Tensor& grad, const Tensor& x) {
+  const std::vector<int64_t> expected = problem.output_shape(problem.rows);
+  bool same = grad.is_cpu() && grad.scalar_type() == x.scalar_type() &&
+              grad.dim() == static_cast<int64_t>(expected.size());
+  for (size_t d = 0; same && d < expected.size(); ++d) same = grad.size(d) == expected[d];
+  STD_TORCH_CHECK(same, "active shift: grad must have the output's shape and type, got ", text(grad));
+}
+
+void check_pointwise(const Problem& problem, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
+  STD_TORCH_CHECK(weight.is_cpu() && weight.dim() == 2 && weight.size(1) == problem.rows &&
+                      weight.scalar_type() == x.scalar_type(),
+                  "shift pointwise: weight must be [C_out, ", problem.rows, "] of x's type, got ", text(weight));
+  if (bias.has_value()) {
+    STD_TORCH_CHECK(bias->is_cpu() && bias->dim() == 1 && bias->size(0) == weight.size(0) &&
+                        bias->scalar_type() == x.scalar_type(),
+                    "shift pointwise: bias must be [", weight.size(0), "] of x's type, got ", text(*bias));
+  }
+}
+
+Tensor row_major(const Tensor& x) { return x.is_contiguous() ? x : torch::stable::contiguous(x); }
+
+Tensor empty_output(const Problem& problem, const Tensor& x, int64_t output_channels, bool channels_last) {
+  const std::vector<int64_t> shape = problem.output_shape(output_channels);
+  return torch::stable::empty(shape, x.scalar_type(), std::nullopt, x.device(), std::nullopt,
+                              channels_last ? last_format(problem.dims) : MemoryFormat::Contiguous);
+}
+
+Tensor to_problem_format(const Problem& problem, const Tensor& y) {
+  if (!problem.channels_last) return y;
+  return torch::stable::contiguous(y, last_format(problem.dims));
+}
+
+}  // namespace asl

@@ -1,0 +1,44 @@
+// The checked arguments of an op, brought to three spatial axes.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include <torch/csrc/stable/tensor.h>
+
+#include "cpu/plane.h"
+
+namespace asl {
+
+using torch::stable::Tensor;
+
+struct Problem {
+  int dims;  // spatial axes of the caller's image
+  int64_t batch;
+  int64_t channels;
+  int64_t rows;
+  Extent extent;
+  bool channels_last;
+  std::vector<int64_t> source;  // [rows], channel of each row, in range
+
+  std::vector<int64_t> output_shape(int64_t output_channels) const;
+};
+
+// Throws std::runtime_error with the reason where dims, types, sizes, devices or values do not fit.
+Problem check(const Tensor& x, const Tensor& shift, const std::optional<Tensor>& source,
+              const std::vector<int64_t>& stride, const std::vector<int64_t>& delta);
+
+void check_grad(const Problem& problem, const Tensor& grad, const Tensor& x);
+
+void check_pointwise(const Problem& problem, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias);
+
+// The copy in plain row-major order, or the tensor itself.
+Tensor row_major(const Tensor& x);
+
+// An uninitialised tensor of x's type and device, in the problem's memory format or row-major.
+Tensor empty_output(const Problem& problem, const Tensor& x, int64_t output_channels, bool channels_last);
+
+// Copies a row-major image into channels_last where the problem asks for it.
+Tensor to_problem_format(const Problem& problem, const Tensor& y);
+
+}  // namespace asl

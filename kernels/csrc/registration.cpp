@@ -1,0 +1,26 @@
+// Registers schemas and CPU kernels with torch's dispatcher through the stable ABI.
+#include "ops.h"
+
+#include <string>
+
+#include <torch/csrc/stable/library.h>
+
+#include "cpu/loops.h"
+
+STABLE_TORCH_LIBRARY(asl, m) {
+  m.def(asl::kActiveShiftSchema);
+  m.def(asl::kActiveShiftBackwardSchema);
+  m.def(asl::kShiftPointwiseSchema);
+}
+
+STABLE_TORCH_LIBRARY_IMPL(asl, CPU, m) {
+  m.impl("active_shift", TORCH_BOX(&asl::active_shift));
+  m.impl("active_shift_backward", TORCH_BOX(&asl::active_shift_backward));
+  m.impl("shift_pointwise", TORCH_BOX(&asl::shift_pointwise));
+}
+
+extern "C" __attribute__((visibility("default"))) const char* asl_build_info() {
+  static const std::string text = std::string("isa=") + asl::isa_name() + ";compiler=" + ASL_COMPILER +
+                                  ";torch_target=" + ASL_TORCH_TARGET;
+  return text.c_str();
+}
