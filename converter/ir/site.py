@@ -38,7 +38,7 @@ class Geometry:
         return count
 
     def tap_offsets(self) -> Tensor:
-        """Input position of every tap relative to ``i * stride``: float32 [T, D], ordered like ``weight.flatten(2)``."""
+        """Input position of each tap relative to ``i * stride``: float32 [T, D], ordered like ``weight.flatten(2)``."""
         axes = [
             [tap * dilation - before for tap in range(kernel)]
             for kernel, dilation, before in zip(self.kernel, self.dilation, self.padding_before, strict=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, fx, nn
 
+from aslconvert.converter.ir.graph import attribute
+
 
 def put_parameter(root: nn.Module, target: str, value: Tensor) -> None:
     """Set a trainable parameter at ``target``, whatever stood there; the modules on the way are made."""
@@ -17,6 +19,37 @@ def put_buffer(root: nn.Module, target: str, value: Tensor) -> None:
     holder, name = _holder(root, target)
     _clear(holder, name)
     holder.register_buffer(name, value)
+
+
+def readers(gm: fx.GraphModule, target: object) -> set[fx.Node]:
+    """The nodes that read the tensor at ``target``, under whichever of its names."""
+    tensor = attribute(gm, target)
+    return {
+        user
+        for node in gm.graph.nodes
+        if node.op == "get_attr" and attribute(gm, node.target) is tensor
+        for user in node.users
+    }
+
+
+def stored(node: object) -> bool:
+    """Whether an argument is a tensor kept in the module (and not computed in the graph)."""
+    return isinstance(node, fx.Node) and node.op == "get_attr"
+
+
+def free_name(gm: fx.GraphModule, wanted: str) -> str:
+    """``wanted``, numbered when something of that name exists."""
+    name, count = wanted, 2
+    while _exists(gm, name):
+        name, count = f"{wanted}_{count}", count + 1
+    return name
+
+
+def _exists(gm: fx.GraphModule, target: str) -> bool:
+    try:
+        return attribute(gm, target) is not None
+    except AttributeError:
+        return False
 
 
 def drop_unused(gm: fx.GraphModule) -> None:

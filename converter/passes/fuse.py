@@ -1,0 +1,93 @@
+"""active_shift -> 1x1 conv2d [-> relu] becomes asl.shift_pointwise.
+
+Pattern: the only reader of the shifted rows is a dense 1x1 ``conv2d``; a ``relu`` that alone reads it joins in.
+Algebra: unchanged; the K shifted rows are never written to memory.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+import aslconvert.kernels  # noqa: F401  registers torch.ops.asl
+from aslconvert.converter.ir.graph import arguments, aten, attribute, copy_graph
+from aslconvert.converter.passes.parameters import drop_unused, put_parameter, readers, stored
+from aslconvert.converter.passes.verify import verify
+
+RELUS = (aten.relu.default, aten.relu_.default)
+
+
+def fuse(gm: fx.GraphModule) -> fx.GraphModule:
+    """A copy of ``gm`` on the fused op, for running with aslconvert's kernels."""
+    gm = copy_graph(gm)
+    for node in list(gm.graph.nodes):
+        if node.target is torch.ops.asl.active_shift.default:
+            conv = pointwise_reader(node)
+            if conv is not None:
+                _fuse(gm, node, conv)
+    gm.graph.eliminate_dead_code()
+    drop_unused(gm)
+    gm.recompile()
+    return verify(gm)
+
+
+def pointwise_reader(shift: fx.Node) -> fx.Node | None:
+    """The dense 1x1 conv2d with stored weights that is the only reader of the shifted rows, if there is one."""
+    if len(shift.users) != 1:
+        return None
+    conv = next(iter(shift.users))
+    if conv.target is not aten.conv2d.default:
+        return None
+    call = arguments(conv)
+    dense = call["input"] is shift and call["groups"] == 1 and stored(call["weight"])
+    unit = set(_flat(call["stride"])) == {1} and set(_flat(call["padding"])) == {0}
+    return conv if dense and unit else None
+
+
+def _flat(value: object) -> list[object]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _fuse(gm: fx.GraphModule, shift: fx.Node, conv: fx.Node) -> None:
+    call, mix = arguments(shift), arguments(conv)
+    target = str(mix["weight"].target)
+    weight = attribute(gm, target)
+    if weight.dim() == 4 and tuple(weight.shape[2:]) != (1, 1):
+        return
+    if weight.dim() == 4:
+        # A weight that several calls share is reshaped by the first of them; the others follow below.
+        if not all(_fusable(user) for user in readers(gm, target)):
+            return
+        put_parameter(gm, target, weight.detach().flatten(1))
+    last = conv
+    relu = next(iter(conv.users)) if len(conv.users) == 1 else None
+    if relu is not None and relu.target in RELUS:
+        last = relu
+    with gm.graph.inserting_before(conv):
+        fused = gm.graph.call_function(
+            torch.ops.asl.shift_pointwise.default,
+            (
+                call["x"],
+                call["shift"],
+                call["source"],
+                mix["weight"],
+                mix["bias"],
+                call["stride"],
+                call["delta"],
+                last is not conv,
+            ),
+        )
+    fused.meta = dict(conv.meta)
+    last.replace_all_uses_with(fused)
+    if last is not conv:
+        gm.graph.erase_node(last)
+    gm.graph.erase_node(conv)
+    gm.graph.erase_node(shift)
+
+
+def _fusable(user: fx.Node) -> bool:
+    if user.target is torch.ops.asl.shift_pointwise.default:
+        return True
+    rows = user.args[0] if user.args else None
+    is_shift = isinstance(rows, fx.Node) and rows.target is torch.ops.asl.active_shift.default
+    return is_shift and pointwise_reader(rows) is user  # type: ignore[arg-type]

@@ -1,0 +1,152 @@
+"""active_shift becomes a depthwise conv2d: standard operators only.
+
+Pattern: ``active_shift(x, shift, source, stride, delta)``. Algebra: bilinear sampling at a fixed shift is a 2x2
+stencil, so each row is a depthwise kernel with at most four non-zero taps; ``source`` is a selection of channels before it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+import aslconvert.kernels  # noqa: F401  registers torch.ops.asl
+from aslconvert.converter.errors import InternalError
+from aslconvert.converter.ir.graph import arguments, aten, attribute
+from aslconvert.converter.passes.absorb_sources import absorb_sources
+from aslconvert.converter.passes.parameters import drop_unused, put_buffer, put_parameter
+from aslconvert.converter.passes.sort_rows import sort_rows
+from aslconvert.converter.passes.verify import verify
+
+
+def lower(gm: fx.GraphModule) -> fx.GraphModule:
+    """A copy of ``gm`` in plain ATen; fold batch norms first, so that selections of channels can be absorbed.
+
+    Each shift becomes a depthwise convolution ``<name>.taps`` [K, 1, kh, kw]. The selection of source channels costs
+    nothing where the producer's rows can be given in the right order and number, else it is an ``index_select``.
+    """
+    gm = sort_rows(absorb_sources(gm))
+    baked: dict[tuple[object, ...], _Depthwise] = {}
+    for node in list(gm.graph.nodes):
+        if node.target is torch.ops.asl.active_shift.default:
+            _lower(gm, node, baked)
+        elif node.target is torch.ops.asl.shift_pointwise.default:
+            raise InternalError("bad_graph", f"'{node.name}' is already fused; lower the graph before fusing it.")
+    gm.graph.eliminate_dead_code()
+    drop_unused(gm)
+    gm.recompile()
+    return verify(gm)
+
+
+@dataclass(frozen=True)
+class _Depthwise:
+    target: str
+    padding: list[int]
+    dilation: list[int]
+    groups: int
+    index: str | None
+    identity: bool
+
+
+def _lower(gm: fx.GraphModule, node: fx.Node, baked: dict[tuple[object, ...], _Depthwise]) -> None:
+    call = arguments(node)
+    source = call["source"]
+    stride, delta = list(call["stride"]), list(call["delta"])
+    channels = call["x"].meta["shape"][1]
+    key = (call["shift"].target, None if source is None else source.target, *stride, *delta, channels)
+    if key not in baked:
+        baked[key] = _bake(gm, node, channels)
+    depthwise, graph = baked[key], gm.graph
+    with graph.inserting_before(node):
+        rows = call["x"]
+        if depthwise.index is not None:
+            rows = graph.call_function(aten.index_select.default, (rows, 1, graph.get_attr(depthwise.index)))
+            rows.meta = {**node.meta, "shape": (node.meta["shape"][0], len(attribute(gm, depthwise.index)))}
+            rows.meta["shape"] += tuple(call["x"].meta["shape"][2:])
+        if not depthwise.identity:
+            taps = graph.get_attr(depthwise.target)
+            arguments_ = (rows, taps, None, stride, depthwise.padding, depthwise.dilation, depthwise.groups)
+            rows = graph.call_function(aten.conv2d.default, arguments_)
+            rows.meta = dict(node.meta)
+    node.replace_all_uses_with(rows)
+    graph.erase_node(node)
+
+
+def _bake(gm: fx.GraphModule, node: fx.Node, channels: int) -> _Depthwise:
+    call = arguments(node)
+    shift = attribute(gm, call["shift"].target).detach().double()
+    if shift.shape[1] != 2:
+        raise InternalError("bad_graph", f"'{node.name}' shifts along {shift.shape[1]} axes; only images are lowered.")
+    source = None if call["source"] is None else attribute(gm, call["source"].target)
+    rows = shift.shape[0]
+    multiple = rows // channels
+    direct = source is None or (
+        rows == multiple * channels
+        and torch.equal(source, torch.arange(channels, device=source.device).repeat_interleave(multiple))
+    )
+    prefix = str(call["shift"].target).removesuffix(".shift")
+    unit = all(step == 1 for step in call["stride"]) and all(d == -1 for d in call["delta"])
+    still = unit and rows == channels and not bool(shift.any())
+    kernel, padding, dilation = depthwise_taps(shift, call["delta"])
+    target, index = f"{prefix}.taps", None
+    if not still:
+        put_parameter(gm, target, kernel.to(node.meta["dtype"]))
+    if not direct and source is not None:
+        index = f"{prefix}.source"
+        put_buffer(gm, index, source)
+    return _Depthwise(target, padding, dilation, channels if direct else rows, index, still)
+
+
+def depthwise_taps(shift: Tensor, delta: Sequence[int]) -> tuple[Tensor, list[int], list[int]]:
+    """The depthwise kernel of bilinear shifts: (kernel [K, 1, kh, kw], padding, dilation), for ``shift`` [K, 2].
+
+    Padding is the same on both sides, as conv2d has it, and gives ``(size + delta) // stride + 1`` outputs.
+    """
+    positions, weights = zip(*(_axis(shift[:, axis]) for axis in range(2)), strict=True)
+    layouts = [_layout(positions[axis], weights[axis], delta[axis]) for axis in range(2)]
+    kernel = shift.new_zeros(shift.shape[0], layouts[0].size, layouts[1].size)
+    row = torch.arange(shift.shape[0], device=shift.device)
+    for y in range(2):
+        for x in range(2):
+            value = weights[0][:, y] * weights[1][:, x]
+            at = [layouts[axis].index(positions[axis][:, tap]) for axis, tap in ((0, y), (1, x))]
+            kernel.index_put_((row, *at), value, accumulate=True)
+    return kernel[:, None], [layout.padding for layout in layouts], [layout.step for layout in layouts]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    low: int
+    size: int
+    step: int
+
+    @property
+    def padding(self) -> int:
+        return -self.low
+
+    def index(self, position: Tensor) -> Tensor:
+        # Taps of weight zero may lie off the grid; they add nothing wherever they land.
+        return ((position - self.low) // self.step).clamp(0, self.size - 1)
+
+
+def _axis(shift: Tensor) -> tuple[Tensor, Tensor]:
+    low = torch.floor(shift)
+    fraction = shift - low
+    position = low.long()[:, None] + torch.arange(2, device=shift.device)
+    return position, torch.stack([1 - fraction, fraction], dim=1)
+
+
+def _layout(position: Tensor, weight: Tensor, delta: int) -> _Layout:
+    used = sorted(set(position[weight != 0].tolist()))
+    low, high = used[0], used[-1]
+    # Equal padding on both sides means that the first and the last tap add up to this.
+    balance = -(delta + 1)
+    step = math.gcd(*(value - low for value in used)) or 1
+    if step == 1 or low + high != balance or low > 0:
+        step = 1
+        low = min(low, balance - high, 0)
+        high = balance - low
+    return _Layout(low, (high - low) // step + 1, step)
