@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -48,6 +49,10 @@ def _common(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line ``arguments`` (default: the process's own) and return the exit code."""
+    if not sys.warnoptions:
+        # Hints of one library to another about their future are no help to whoever runs a command.
+        for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
+            warnings.simplefilter("ignore", category)
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     # Read from the raw words, since a usage error is raised before any option is parsed.
     as_json = "--json" in given

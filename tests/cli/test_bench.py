@@ -1,0 +1,73 @@
+"""`aslconvert bench` times files and folders, and says why a runtime has no figure."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from aslconvert.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU()).eval()
+    program = torch.export.export(net, (torch.zeros(1, 3, 8, 8),))
+    path = tmp_path_factory.mktemp("bench") / "model.pt2"
+    torch.export.save(program, path)
+    return path
+
+
+def bench(*arguments: str, capfd: pytest.CaptureFixture[str]) -> tuple[int, dict[str, object]]:
+    code = main(["bench", *arguments, "--rounds", "3", "--threads", "1", "--json"])
+    answer = json.loads(capfd.readouterr().out)
+    assert isinstance(answer, dict), answer
+    return code, answer
+
+
+def test_a_file_in_two_runtimes(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    code, answer = bench(str(model), "--runtime", "torch,torch_channels_last", capfd=capfd)
+    assert code == 0, answer
+    rows = answer["rows"]
+    assert isinstance(rows, list)
+    assert [row["runtime"] for row in rows] == ["torch", "torch_channels_last"]
+    assert all(row["latency"]["p50_ms"] > 0 for row in rows)
+    assert answer["shapes"] == [[1, 3, 8, 8]]
+
+
+def test_the_table_names_the_file(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", str(model), "--runtime", "torch", "--rounds", "3", "--threads", "1"]) == 0
+    assert "model.pt2" in capfd.readouterr().out
+
+
+def test_a_folder_is_timed_by_its_artifacts(model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "portable.pt2").write_bytes(model.read_bytes())
+    (tmp_path / "fast.pt2").write_bytes(model.read_bytes())
+    code, answer = bench(str(tmp_path), "--runtime", "torch", capfd=capfd)
+    assert code == 0
+    rows = answer["rows"]
+    assert isinstance(rows, list)
+    assert {row["file"] for row in rows} == {"portable.pt2", "fast.pt2"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "code"),
+    [
+        (["--runtime", "abacus"], 2, "unknown_runtime"),
+        (["--runtime", "torch", "--shape", "1x5x8x8"], 2, "data_shape"),
+    ],
+)
+def test_what_cannot_be_timed(
+    model: Path, arguments: list[str], exit_code: int, code: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    got, answer = bench(str(model), *arguments, capfd=capfd)
+    error = answer["error"]
+    assert isinstance(error, dict)
+    assert (got, error["code"]) == (exit_code, code)
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    code, answer = bench(str(tmp_path), capfd=capfd)
+    assert code == 3
+    assert "portable.pt2" in json.dumps(answer)
