@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -49,7 +50,10 @@ def graph_module(program: ExportedProgram) -> fx.GraphModule:
 
 def copy_graph(gm: fx.GraphModule) -> fx.GraphModule:
     """A deep copy: new parameters (tied ones stay tied), a new graph, the same forward signature."""
-    return copy.deepcopy(gm)
+    with warnings.catch_warnings():
+        # torch's own description of inputs warns about itself when it is copied.
+        warnings.simplefilter("ignore", FutureWarning)
+        return copy.deepcopy(gm)
 
 
 def attribute(root: nn.Module, target: Any) -> Any:

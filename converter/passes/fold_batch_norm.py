@@ -81,10 +81,10 @@ def _scale_outputs(weight: Tensor, scale: Tensor, conv: fx.Node, source: dict[st
     if not source.get("transposed", "transpose" in name):
         return weight * scale.reshape(-1, *([1] * (weight.dim() - 1)))
     # [C_in, C_out / groups, *kernel]: outputs are the second axis within each group.
-    groups = source["groups"]
-    grouped = weight.unflatten(0, (groups, -1))
-    per_output = scale.reshape(groups, 1, -1, *([1] * (weight.dim() - 2)))
-    return (grouped * per_output).flatten(0, 1)
+    groups, (inputs, outputs, *kernel) = source["groups"], weight.shape
+    grouped = weight.reshape(groups, inputs // groups, outputs, *kernel)
+    scaled = grouped * scale.reshape(groups, 1, outputs, *([1] * len(kernel)))
+    return scaled.reshape(weight.shape)
 
 
 def _prefix(gm: fx.GraphModule, conv: fx.Node, source: dict[str, Any]) -> str:

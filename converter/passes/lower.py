@@ -1,7 +1,7 @@
 """active_shift becomes a depthwise conv2d: standard operators only.
 
 Pattern: ``active_shift(x, shift, source, stride, delta)``. Algebra: bilinear sampling at a fixed shift is a 2x2
-stencil, so each row is a depthwise kernel with at most four non-zero taps; ``source`` is a selection of channels before it.
+stencil, so each row is a depthwise kernel with at most four non-zero taps; ``source`` selects channels before it.
 """
 
 from __future__ import annotations
