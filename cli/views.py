@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -57,6 +58,19 @@ def show_bench(report: BenchReport, console: Console) -> None:
             figures = row.latency
             interval = f"{figures.ci_low:.3f} .. {figures.ci_high:.3f}"
             table.add_row(escape(row.file), row.runtime, f"{figures.p50_ms:.3f}", interval, f"{figures.p95_ms:.3f}")
+    console.print(table)
+
+
+def show_verification(results: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Every artifact, how far it is from the stored outputs and how far it may be."""
+    table = Table(title="reloaded in a fresh process", title_justify="left")
+    for heading in ("artifact", "kind"):
+        table.add_column(heading)
+    for heading in ("greatest difference", "allowed"):
+        table.add_column(heading, justify="right")
+    for result in results:
+        far = f"{result['max_abs_diff']:.3g}"
+        table.add_row(escape(result["path"]), result["kind"], far, f"{result['tolerance']:.3g}")
     console.print(table)
 
 

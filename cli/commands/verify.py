@@ -14,6 +14,6 @@ def verify(folder: options.Folder, *, json: options.Json = False) -> None:
 
         results = verify_dir(folder)
         if json:
-            write_json(results, stream)
+            write_json({"artifacts": results}, stream)
         else:
             show_verification(results, page(stream))

@@ -21,9 +21,9 @@ from aslconvert.converter.cost.runtimes import (
     torch_runner,
     torch_threads,
 )
-from aslconvert.converter.errors import InfrastructureError, ModelRefused, UsageError
+from aslconvert.converter.errors import InfrastructureError, InternalError, ModelRefused, UsageError
+from aslconvert.converter.export.onnx import onnx_bytes
 from aslconvert.converter.ir.load import load_program
-from aslconvert.converter.ir.quiet import quiet
 
 _ARTIFACTS = ("portable.pt2", "fast.pt2", "model.onnx")
 """What of a conversion's folder is timed; the first gives the inputs."""
@@ -142,10 +142,9 @@ def _runner(file: Path, runtime: str, inputs: Sequence[Tensor], *, threads: int,
     if runtime == "onnxruntime":
         target = scratch / f"{file.stem}.onnx"
         try:
-            with quiet():
-                torch.onnx.export(program, (), target, dynamo=True, external_data=False)
-        except Exception as error:  # the exporter's failures have no common class
-            raise InfrastructureError("runtime_unavailable", f"it has no ONNX form: {type(error).__name__}") from error
+            target.write_bytes(onnx_bytes(program))
+        except InternalError as error:
+            raise InfrastructureError("runtime_unavailable", f"it has no ONNX form: {error.message}") from error
         return onnx_runner(target, inputs, threads=threads)
     module = program.module()
     try:
