@@ -1,15 +1,12 @@
 // Argument checks: every message says which argument, what was expected and what came.
 #include "problem.h"
 
-#include <cmath>
 #include <sstream>
 
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/core/MemoryFormat.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
-
-#include "rows.h"
 
 namespace asl {
 namespace {
@@ -108,9 +105,6 @@ Problem check(const Tensor& x, const Tensor& shift, const std::optional<Tensor>&
     STD_TORCH_CHECK(problem.rows == problem.channels, "active shift: without source the rows of shift (", problem.rows,
                     ") must be the channels of x (", problem.channels, ")");
     for (int64_t k = 0; k < problem.rows; ++k) problem.source[k] = k;
-  }
-  for (const double value : shift_values(shift)) {
-    STD_TORCH_CHECK(std::isfinite(value), "active shift: shift holds a value that is not finite");
   }
   return problem;
 }

@@ -4,12 +4,12 @@
 #include <algorithm>
 #include <cmath>
 
-#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include "cpu/dispatch.h"
 
 namespace asl {
 namespace {
-
-using torch::headeronly::ScalarType;
 
 // Beyond any image, so that clamping changes no result and the cast to int64 is defined.
 constexpr double kFar = 1e9;
@@ -17,47 +17,59 @@ constexpr double kFar = 1e9;
 constexpr int64_t kWidestFlat = 512;
 constexpr int64_t kMaskBytes = 1 << 20;
 
-double read(const void* data, ScalarType type, int64_t index) {
-  if (type == ScalarType::Double) return static_cast<const double*>(data)[index];
-  if (type == ScalarType::Float) return static_cast<const float*>(data)[index];
-  const uint32_t bits = static_cast<uint32_t>(static_cast<const uint16_t*>(data)[index]) << 16;
-  float value;
-  __builtin_memcpy(&value, &bits, sizeof(value));
-  return value;
+float widened(BFloat16 value) {
+  const uint32_t bits = static_cast<uint32_t>(value.bits) << 16;
+  float result;
+  __builtin_memcpy(&result, &bits, sizeof(result));
+  return result;
+}
+float widened(float value) { return value; }
+double widened(double value) { return value; }
+
+// T is the shift's own type: the split runs in its precision, so that every implementation rounds alike.
+template <typename T, typename A>
+void split(const Problem& problem, const Tensor& shift, std::vector<RowShift<A>>& rows) {
+  using S = compute_t<T>;
+  const T* data = static_cast<const T*>(shift.data_ptr());
+  const int64_t row_step = shift.stride(0), step = shift.stride(1);
+  for (int64_t k = 0; k < problem.rows; ++k) {
+    for (int d = 0; d < problem.dims; ++d) {
+      S value = widened(data[k * row_step + d * step]);
+      STD_TORCH_CHECK(std::isfinite(value), "active shift: shift holds a value that is not finite");
+      value = std::clamp(value, S(-kFar), S(kFar));
+      int64_t base = static_cast<int64_t>(value);
+      base -= static_cast<S>(base) > value ? 1 : 0;
+      const A fraction = static_cast<A>(value - static_cast<S>(base));
+      const int axis = 3 - problem.dims + d;
+      rows[k].base[axis] = base + (fraction >= A(1) ? 1 : 0);
+      rows[k].fraction[axis] = fraction >= A(1) ? A(0) : fraction;
+    }
+  }
+}
+
+// Sets bits [first, last).
+void set_bits(uint64_t* words, int64_t first, int64_t last) {
+  while (first < last) {
+    const int64_t stop = std::min(last, (first / 64 + 1) * 64);
+    const uint64_t run = stop - first == 64 ? ~uint64_t{0} : (uint64_t{1} << (stop - first)) - 1;
+    words[first / 64] |= run << (first % 64);
+    first = stop;
+  }
+}
+
+bool flat(const Extent& extent) {
+  const bool line = extent.size[1] == 1 && extent.out[1] == 1;
+  return extent.pixels() > 0 && extent.out_pixels() > 0 && extent.stride[2] == 1 && (extent.stride[1] == 1 || line) &&
+         extent.out[2] == extent.size[2];
 }
 
 }  // namespace
 
-std::vector<double> shift_values(const Tensor& shift) {
-  const int64_t rows = shift.size(0), dims = shift.size(1);
-  std::vector<double> values(rows * dims);
-  if (values.empty()) return values;
-  const int64_t row_step = shift.stride(0), step = shift.stride(1);
-  const ScalarType type = shift.scalar_type();
-  const void* data = shift.data_ptr();
-  for (int64_t k = 0; k < rows; ++k) {
-    for (int64_t d = 0; d < dims; ++d) values[k * dims + d] = read(data, type, k * row_step + d * step);
-  }
-  return values;
-}
-
 template <typename A>
 std::vector<RowShift<A>> split_shifts(const Problem& problem, const Tensor& shift) {
-  const std::vector<double> values = shift_values(shift);
-  const bool wide = shift.scalar_type() == ScalarType::Double;
   std::vector<RowShift<A>> rows(problem.rows);
-  for (int64_t k = 0; k < problem.rows; ++k) {
-    for (int d = 0; d < problem.dims; ++d) {
-      const double value = std::clamp(values[k * problem.dims + d], -kFar, kFar);
-      const double base = std::floor(value);
-      // In the shift's own precision first, so that every implementation rounds alike.
-      const double rest = wide ? value - base : static_cast<double>(static_cast<float>(value - base));
-      const A fraction = static_cast<A>(rest);
-      const int axis = 3 - problem.dims + d;
-      rows[k].base[axis] = static_cast<int64_t>(base) + (fraction >= A(1) ? 1 : 0);
-      rows[k].fraction[axis] = fraction >= A(1) ? A(0) : fraction;
-    }
-  }
+  if (rows.empty()) return rows;
+  for_type(shift.scalar_type(), [&](auto tag) { split<decltype(tag), A>(problem, shift, rows); });
   return rows;
 }
 
@@ -76,6 +88,13 @@ Taps<A> sample_taps(const RowShift<A>& shift) {
     }
   }
   return taps;
+}
+
+template <typename A>
+std::vector<Taps<A>> sample_taps(const std::vector<RowShift<A>>& shifts) {
+  std::vector<Taps<A>> rows(shifts.size());
+  for (size_t k = 0; k < shifts.size(); ++k) rows[k] = sample_taps(shifts[k]);
+  return rows;
 }
 
 template <typename A>
@@ -118,54 +137,91 @@ std::vector<SlopeTap<A>> slope_taps(const Problem& problem, const RowShift<A>& s
 }
 
 template <typename A>
-MaskTable<A>::MaskTable(const Extent& extent, int64_t lowest, int64_t highest) {
-  const int64_t width = extent.size[2];
-  lowest = std::max(lowest, 1 - width);
-  highest = std::min(highest, width - 1);
-  const bool line = extent.size[1] == 1 && extent.out[1] == 1;
-  if (extent.pixels() == 0 || extent.stride[2] != 1 || (extent.stride[1] != 1 && !line) || extent.out[2] != width ||
-      width >= kWidestFlat) {
-    return;
+MaskTable<A>::MaskTable(const Extent& extent, const std::vector<Taps<A>>& rows, int64_t margin, bool pixels) {
+  if (!flat(extent)) return;
+  int64_t lowest[3], highest[3];
+  for (int axis = 1; axis < 3; ++axis) {
+    const int64_t first = -extent.out[axis], last = extent.size[axis];
+    lowest[axis] = last;
+    highest[axis] = first;
+    for (const Taps<A>& taps : rows) {
+      for (int t = 0; t < taps.count[axis]; ++t) {
+        const int64_t offset = taps.offset[axis][t];
+        if (offset - margin >= last || offset + margin <= first) continue;
+        lowest[axis] = std::min(lowest[axis], offset - margin);
+        highest[axis] = std::max(highest[axis], offset + margin);
+      }
+    }
+    lowest[axis] = std::max(lowest[axis], first + 1);
+    highest[axis] = std::min(highest[axis], last - 1);
   }
+  if (!(pixels && make_pixels(extent, lowest, highest))) make_columns(extent, lowest[2], highest[2]);
+}
+
+template <typename A>
+bool MaskTable<A>::make_pixels(const Extent& extent, const int64_t lowest[3], const int64_t highest[3]) {
+  if (extent.size[0] != 1 || extent.out[0] != 1) return false;
+  PixelMasks& view = view_.pixels;
+  const int64_t width = extent.size[2];
+  const int64_t words = (extent.out_pixels() + 63) / 64 + 1;
+  for (int i = 0; i < 2; ++i) {
+    view.first[i] = lowest[i + 1];
+    view.count[i] = std::max<int64_t>(highest[i + 1] - lowest[i + 1] + 1, 0);
+  }
+  if (view.count[0] * view.count[1] * words * 8 > kMaskBytes) return false;
+  pixels_.assign(std::max<int64_t>(view.count[0] * view.count[1], 1) * words, 0);
+  std::vector<uint64_t> whole(words);
+  for (int64_t x = 0; x < view.count[1]; ++x) {
+    const int64_t dx = view.first[1] + x;
+    const int64_t first = std::max<int64_t>(0, -dx), last = std::min(width, width - dx);
+    std::fill(whole.begin(), whole.end(), 0);
+    for (int64_t row = 0; row < extent.out[1]; ++row) set_bits(whole.data(), row * width + first, row * width + last);
+    for (int64_t y = 0; y < view.count[0]; ++y) {
+      const int64_t dy = view.first[0] + y;
+      // Rows [top, bottom) have this tap; the rest of the mask stays empty.
+      const int64_t top = std::max<int64_t>(0, -dy) * width;
+      const int64_t bottom = std::min(extent.out[1], extent.size[1] - dy) * width;
+      uint64_t* mask = pixels_.data() + (y * view.count[1] + x) * words;
+      for (int64_t at = top; at < bottom;) {
+        const int64_t stop = std::min(bottom, (at / 64 + 1) * 64);
+        const uint64_t run = stop - at == 64 ? ~uint64_t{0} : ((uint64_t{1} << (stop - at)) - 1) << (at % 64);
+        mask[at / 64] |= whole[at / 64] & run;
+        at = stop;
+      }
+    }
+  }
+  view.words = words;
+  view.data = pixels_.data();
+  return true;
+}
+
+template <typename A>
+void MaskTable<A>::make_columns(const Extent& extent, int64_t lowest, int64_t highest) {
+  using mask = typename Lane<A>::mask;
+  const int64_t width = extent.size[2];
   const int64_t length = width + std::min(ColumnMasks<A>::kRun, extent.out_pixels());
   const int64_t count = std::max<int64_t>(highest - lowest + 1, 0);
-  using mask = typename Lane<A>::mask;
-  if (count * length * static_cast<int64_t>(sizeof(mask)) > kMaskBytes) return;
-  data_.resize(std::max<int64_t>(count, 1) * length);
+  if (width >= kWidestFlat || count * length * static_cast<int64_t>(sizeof(mask)) > kMaskBytes) return;
+  columns_.resize(std::max<int64_t>(count, 1) * length);
   for (int64_t m = 0; m < count; ++m) {
-    mask* to = data_.data() + m * length;
+    mask* to = columns_.data() + m * length;
     for (int64_t j = 0, column = 0; j < length; ++j, column = column + 1 == width ? 0 : column + 1) {
       const int64_t at = column + lowest + m;
       to[j] = at >= 0 && at < width ? mask(-1) : mask(0);
     }
   }
-  view_.first = lowest;
-  view_.length = length;
-  view_.data = data_.data();
-}
-
-template <typename A>
-MaskTable<A> masks_for(const Extent& extent, const std::vector<Taps<A>>& rows, int64_t margin) {
-  const int64_t width = extent.size[2];
-  int64_t lowest = width, highest = -width;
-  for (const Taps<A>& taps : rows) {
-    for (int t = 0; t < taps.count[2]; ++t) {
-      const int64_t offset = taps.offset[2][t];
-      if (offset - margin >= width || offset + margin <= -width) continue;
-      lowest = std::min(lowest, offset - margin);
-      highest = std::max(highest, offset + margin);
-    }
-  }
-  return MaskTable<A>(extent, lowest, highest);
+  view_.columns.first = lowest;
+  view_.columns.length = length;
+  view_.columns.data = columns_.data();
 }
 
 #define ASL_INSTANTIATE(A)                                                                             \
   template std::vector<RowShift<A>> split_shifts<A>(const Problem&, const Tensor&);                    \
   template Taps<A> sample_taps<A>(const RowShift<A>&);                                                 \
+  template std::vector<Taps<A>> sample_taps<A>(const std::vector<RowShift<A>>&);                       \
   template Taps<A> negated<A>(const Taps<A>&);                                                         \
   template std::vector<SlopeTap<A>> slope_taps<A>(const Problem&, const RowShift<A>&);                 \
-  template class MaskTable<A>;                                                                         \
-  template MaskTable<A> masks_for<A>(const Extent&, const std::vector<Taps<A>>&, int64_t);
+  template class MaskTable<A>;
 ASL_INSTANTIATE(float)
 ASL_INSTANTIATE(double)
 

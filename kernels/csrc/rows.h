@@ -7,9 +7,6 @@
 
 namespace asl {
 
-// The [K * D] shifts, each exactly representable as double.
-std::vector<double> shift_values(const Tensor& shift);
-
 // One row's whole pixels and fractions per axis (z, y, x); axes that the image lacks stay at 0.
 template <typename A>
 struct RowShift {
@@ -17,11 +14,14 @@ struct RowShift {
   A fraction[3] = {0, 0, 0};
 };
 
+// Throws std::runtime_error where a shift is not finite.
 template <typename A>
 std::vector<RowShift<A>> split_shifts(const Problem& problem, const Tensor& shift);
 
 template <typename A>
 Taps<A> sample_taps(const RowShift<A>& shift);
+template <typename A>
+std::vector<Taps<A>> sample_taps(const std::vector<RowShift<A>>& shifts);
 
 // The taps of the adjoint at stride 1: the same weights at the negated offsets.
 template <typename A>
@@ -37,20 +37,21 @@ struct SlopeTap {
 template <typename A>
 std::vector<SlopeTap<A>> slope_taps(const Problem& problem, const RowShift<A>& shift);
 
-// Owns the masks for all x offsets between two bounds; unusable where the flat form does not apply.
+// Owns the masks that the rows' taps need; neither form is usable where strides or widths rule the flat forms out.
 template <typename A>
 class MaskTable {
  public:
-  MaskTable(const Extent& extent, int64_t lowest, int64_t highest);
-  const ColumnMasks<A>& view() const { return view_; }
+  // Covers the rows' y and x offsets widened by `margin`; `pixels` asks for PixelMasks where they apply.
+  MaskTable(const Extent& extent, const std::vector<Taps<A>>& rows, int64_t margin, bool pixels);
+  const Masks<A>& view() const { return view_; }
 
  private:
-  std::vector<typename Lane<A>::mask> data_;
-  ColumnMasks<A> view_;
-};
+  bool make_pixels(const Extent& extent, const int64_t lowest[3], const int64_t highest[3]);
+  void make_columns(const Extent& extent, int64_t lowest, int64_t highest);
 
-// The bounds over the rows' taps along x, widened by `margin`.
-template <typename A>
-MaskTable<A> masks_for(const Extent& extent, const std::vector<Taps<A>>& rows, int64_t margin);
+  std::vector<typename Lane<A>::mask> columns_;
+  std::vector<uint64_t> pixels_;
+  Masks<A> view_;
+};
 
 }  // namespace asl

@@ -18,10 +18,9 @@ Tensor active_shift(Tensor x, Tensor shift, std::optional<Tensor> source, std::v
   for_type(x.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
     using A = compute_t<T>;
-    std::vector<Taps<A>> taps;
-    for (const auto& row : split_shifts<A>(problem, shift)) taps.push_back(sample_taps(row));
-    const MaskTable<A> masks = masks_for(problem.extent, taps, 0);
+    const std::vector<Taps<A>> taps = sample_taps(split_shifts<A>(problem, shift));
     const Loops<T>& loop = loops<T>();
+    const MaskTable<A> masks(problem.extent, taps, 0, loop.masked_loads);
     const T* from = static_cast<const T*>(input.data_ptr());
     T* to = static_cast<T*>(output.data_ptr());
     const int64_t pixels = problem.extent.pixels(), out_pixels = problem.extent.out_pixels();

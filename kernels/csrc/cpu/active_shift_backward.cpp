@@ -32,7 +32,7 @@ void input_gradient(const Problem& problem, const std::vector<Taps<compute_t<T>>
   if (gather) {
     for (const auto& row : taps) back.push_back(negated(row));
   }
-  const MaskTable<A> masks = masks_for(adjoint, back, 0);
+  const MaskTable<A> masks(adjoint, back, 0, loop.masked_loads);
 
   const int64_t work = pixels * (problem.rows / std::max<int64_t>(problem.channels, 1) + 1);
   torch::stable::parallel_for(0, problem.batch * problem.channels, grain(work), [&](int64_t begin, int64_t end) {
@@ -71,7 +71,7 @@ std::vector<double> shift_gradient(const Problem& problem, const std::vector<Row
   using A = compute_t<T>;
   const Loops<T>& loop = loops<T>();
   const int64_t pixels = problem.extent.pixels(), out_pixels = problem.extent.out_pixels();
-  const MaskTable<A> masks = masks_for(problem.extent, taps, 1);
+  const MaskTable<A> masks(problem.extent, taps, 1, loop.masked_loads);
   std::vector<std::vector<SlopeTap<A>>> slopes;
   for (const auto& row : shifts) slopes.push_back(slope_taps(problem, row));
 
@@ -134,8 +134,7 @@ std::tuple<Tensor, Tensor> active_shift_backward(Tensor grad, Tensor x, Tensor s
     using T = decltype(tag);
     using A = compute_t<T>;
     const std::vector<RowShift<A>> shifts = split_shifts<A>(problem, shift);
-    std::vector<Taps<A>> taps;
-    for (const auto& row : shifts) taps.push_back(sample_taps(row));
+    const std::vector<Taps<A>> taps = sample_taps(shifts);
     const T* grads = static_cast<const T*>(upstream.data_ptr());
     if (need_input) {
       std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end());

@@ -1,10 +1,11 @@
 // The inner loops in the compiler's vector types. Built once per instruction set with ASL_ISA naming the copy.
 //
-// Includes nothing with inline functions: a copy of such a function compiled for a newer instruction set could be the
+// Includes nothing with inline functions (intrinsics are always inlined): a copy of such a function compiled for a newer instruction set could be the
 // one the linker keeps for every machine.
 #include "loops.h"
 
 #if defined(__AVX512F__)
+#include <immintrin.h>
 #define ASL_VECTOR_BYTES 64
 #elif defined(__AVX2__)
 #define ASL_VECTOR_BYTES 32
@@ -278,11 +279,18 @@ void sample_rows(D* dst, const T* plane, const Taps<A>& taps, const Extent& exte
   }
 }
 
+#if defined(__AVX512F__)
+#include "masked.inc"
+#endif
+
 template <typename T>
 void sample(T* dst, const T* plane, const Taps<compute_t<T>>& taps, const Extent& extent,
-            const ColumnMasks<compute_t<T>>& masks, int64_t begin, int64_t end) {
-  if (masks.usable()) {
-    sample_flat<false>(dst, plane, taps, extent, masks, begin, end);
+            const Masks<compute_t<T>>& masks, int64_t begin, int64_t end) {
+#if defined(__AVX512F__)
+  if (masks.pixels.usable()) return sample_masked<false>(dst, plane, taps, extent, masks.pixels, begin, end);
+#endif
+  if (masks.columns.usable()) {
+    sample_flat<false>(dst, plane, taps, extent, masks.columns, begin, end);
   } else {
     sample_rows<false>(dst, plane, taps, extent, begin, end);
   }
@@ -290,9 +298,12 @@ void sample(T* dst, const T* plane, const Taps<compute_t<T>>& taps, const Extent
 
 template <typename T>
 void sample_add(compute_t<T>* dst, const T* plane, const Taps<compute_t<T>>& taps, const Extent& extent,
-                const ColumnMasks<compute_t<T>>& masks, int64_t begin, int64_t end) {
-  if (masks.usable()) {
-    sample_flat<true>(dst, plane, taps, extent, masks, begin, end);
+                const Masks<compute_t<T>>& masks, int64_t begin, int64_t end) {
+#if defined(__AVX512F__)
+  if (masks.pixels.usable()) return sample_masked<true>(dst, plane, taps, extent, masks.pixels, begin, end);
+#endif
+  if (masks.columns.usable()) {
+    sample_flat<true>(dst, plane, taps, extent, masks.columns, begin, end);
   } else {
     sample_rows<true>(dst, plane, taps, extent, begin, end);
   }
@@ -390,9 +401,12 @@ double correlate_flat(const T* grad, const T* plane, const int64_t offset[3], co
 
 template <typename T>
 double correlate(const T* grad, const T* plane, const int64_t offset[3], const Extent& extent,
-                 const ColumnMasks<compute_t<T>>& masks, int64_t begin, int64_t end) {
+                 const Masks<compute_t<T>>& masks, int64_t begin, int64_t end) {
   using A = compute_t<T>;
-  if (masks.usable()) return correlate_flat(grad, plane, offset, extent, masks, begin, end);
+#if defined(__AVX512F__)
+  if (masks.pixels.usable()) return correlate_masked(grad, plane, offset, extent, masks.pixels, begin, end);
+#endif
+  if (masks.columns.usable()) return correlate_flat(grad, plane, offset, extent, masks.columns, begin, end);
   const Range columns = inside(offset[2], extent.size[2], extent.out[2], extent.stride[2]);
   double total = 0;
   for (int64_t at = begin; at < end;) {
@@ -479,7 +493,12 @@ void transpose(T* dst, int64_t dst_step, const T* src, int64_t src_step, int64_t
 template <typename T>
 constexpr Loops<T> make() {
   return {sample<T>, sample_add<T>, scatter_add<T>, correlate<T>, store<T>, epilogue<T>, epilogue_last<T>,
-          transpose<T>};
+          transpose<T>,
+#if defined(__AVX512F__)
+          true};
+#else
+          false};
+#endif
 }
 
 }  // namespace

@@ -10,12 +10,12 @@ struct Loops {
   using A = compute_t<T>;
 
   // dst[p - begin] = sum of weighted taps at flattened output pixel p, for p in [begin, end).
-  // Taps outside the plane are not read.
-  void (*sample)(T* dst, const T* plane, const Taps<A>& taps, const Extent& extent, const ColumnMasks<A>& masks,
+  // Taps outside the plane are not read. begin must be a multiple of 16.
+  void (*sample)(T* dst, const T* plane, const Taps<A>& taps, const Extent& extent, const Masks<A>& masks,
                  int64_t begin, int64_t end);
 
   // The same added to dst, which holds the compute type.
-  void (*sample_add)(A* dst, const T* plane, const Taps<A>& taps, const Extent& extent, const ColumnMasks<A>& masks,
+  void (*sample_add)(A* dst, const T* plane, const Taps<A>& taps, const Extent& extent, const Masks<A>& masks,
                      int64_t begin, int64_t end);
 
   // The adjoint for any stride: plane += weight * grad at each tap; extent describes the forward pass.
@@ -23,7 +23,7 @@ struct Loops {
 
   // Sum over p in [begin, end) of grad[p] * plane at p's position plus offset (z, y, x); a fixed order.
   double (*correlate)(const T* grad, const T* plane, const int64_t offset[3], const Extent& extent,
-                      const ColumnMasks<A>& masks, int64_t begin, int64_t end);
+                      const Masks<A>& masks, int64_t begin, int64_t end);
 
   void (*store)(T* dst, const A* src, int64_t count);
 
@@ -36,6 +36,9 @@ struct Loops {
 
   // dst[c * dst_step + p] = src[p * src_step + c]
   void (*transpose)(T* dst, int64_t dst_step, const T* src, int64_t src_step, int64_t channels, int64_t pixels);
+
+  // Whether these loops read PixelMasks rather than ColumnMasks.
+  bool masked_loads;
 };
 
 // The loops for this machine, and the name of their instruction set.

@@ -66,4 +66,28 @@ struct ColumnMasks {
   const mask* at(int64_t dx) const { return data + (dx - first) * length; }
 };
 
+// For each (y, x) offset one bit per flattened output pixel: set where the tap exists. For instruction sets with
+// masked loads, which then need no other border handling.
+struct PixelMasks {
+  int64_t first[2] = {0, 0};  // y and x offset of the first mask
+  int64_t count[2] = {0, 0};
+  int64_t words = 0;  // 64-bit words per mask, 0 where the form does not apply
+  const uint64_t* data = nullptr;
+
+  bool usable() const { return words > 0; }
+  // Null where no pixel has this tap.
+  const uint64_t* at(int64_t dy, int64_t dx) const {
+    const int64_t y = dy - first[0], x = dx - first[1];
+    if (y < 0 || y >= count[0] || x < 0 || x >= count[1]) return nullptr;
+    return data + (y * count[1] + x) * words;
+  }
+};
+
+// At most one of the two forms is usable; where neither is, images are worked on row by row.
+template <typename A>
+struct Masks {
+  ColumnMasks<A> columns;
+  PixelMasks pixels;
+};
+
 }  // namespace asl

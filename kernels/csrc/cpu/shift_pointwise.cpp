@@ -79,9 +79,8 @@ void run(const Problem& problem, const Tensor& input, const Tensor& shift, const
   const int64_t pixels = problem.extent.pixels(), out_pixels = problem.extent.out_pixels();
   const int64_t rows = problem.rows, out_channels = weight.size(0);
   if (problem.batch * out_pixels * out_channels == 0) return;
-  std::vector<Taps<A>> taps;
-  for (const auto& row : split_shifts<A>(problem, shift)) taps.push_back(sample_taps(row));
-  const MaskTable<A> masks = masks_for(problem.extent, taps, 0);
+  const std::vector<Taps<A>> taps = sample_taps(split_shifts<A>(problem, shift));
+  const MaskTable<A> masks(problem.extent, taps, 0, loop.masked_loads);
   const T* from = static_cast<const T*>(input.data_ptr());
   T* to = static_cast<T*>(output.data_ptr());
   const auto type = input.scalar_type();
