@@ -1,0 +1,101 @@
+"""Fits every site of a plan in the order of the graph, each on the activations that the student so far produces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+import aslconvert.kernels  # noqa: F401  registers torch.ops.asl
+from aslconvert.converter.fit.dictionary import build_dictionary
+from aslconvert.converter.fit.rows import Block, all_taps
+from aslconvert.converter.fit.solve import choose_rows, solve_block
+from aslconvert.converter.fit.statistics import TapStatistics
+from aslconvert.converter.fit.walk import DEFAULT_LIMIT_BYTES, TwinWalk
+from aslconvert.converter.ir.graph import attribute
+from aslconvert.converter.ir.site import ConvSite
+
+
+@dataclass(frozen=True)
+class SiteFit:
+    """A fitted block and ``error``, the relative L2 error of the site's output ||y - y_teacher|| / ||y_teacher||
+    (both centred) on the calibration data; 0 for the exact form."""
+
+    block: Block
+    error: float
+
+
+def apply_block(block: Block, site: ConvSite, x: Tensor) -> Tensor:
+    """The block's output [N, C_out, H', W'] for the site's input x [N, C, H, W]."""
+    out: Tensor = torch.ops.asl.shift_pointwise(
+        x,
+        block.shift,
+        block.source,
+        block.weight,
+        block.bias,
+        list(site.geometry.stride),
+        list(site.geometry.delta),
+        False,
+    )
+    return out
+
+
+def exact_block(gm: fx.GraphModule, site: ConvSite) -> Block:
+    """All taps of the site's own weights as rows: K = C * T, no error."""
+    weight = attribute(gm, site.weight_target)
+    bias = None if site.bias_target is None else attribute(gm, site.bias_target).detach()
+    return all_taps(site.geometry, weight, bias)
+
+
+def fit_layerwise(
+    gm: fx.GraphModule,
+    sites: Sequence[ConvSite],
+    rows: Mapping[str, int],
+    batches: Sequence[tuple[Tensor, ...]],
+    *,
+    importance: Mapping[str, Tensor] | None = None,
+    limit_bytes: int = DEFAULT_LIMIT_BYTES,
+    on_site: Callable[[str, int, int], None] | None = None,
+) -> dict[str, SiteFit]:
+    """Fit ``rows[name]`` rows at every named site; a site with K >= C * T keeps all its taps and is exact.
+
+    The target of a site is the teacher's output, its input what the student makes of the same batch, so that each
+    site absorbs the error made upstream. Memory: one site's moments plus at most ``limit_bytes`` of activations.
+    ``importance`` gives per site a square root [O, O] of the output importance (see ``importance.py``). Sites with one key (tied weights, loops)
+    are fitted once, at their first call, and share the block.
+    """
+    chosen = [site for site in sites if site.name in rows]
+    fits: dict[str, SiteFit] = {}
+    by_key: dict[str, SiteFit] = {}
+    walk = TwinWalk(gm, batches, limit_bytes=limit_bytes)
+
+    def visitor(site: ConvSite) -> Callable[[fx.Node], Callable[[Tensor], Tensor]]:
+        def visit(node: fx.Node) -> Callable[[Tensor], Tensor]:
+            if site.key not in by_key:
+                weighting = None if importance is None else importance.get(site.name)
+                by_key[site.key] = _fit_site(gm, site, rows[site.name], walk, node, weighting)
+            fits[site.name] = by_key[site.key]
+            if on_site is not None:
+                on_site(site.name, len(fits), len(chosen))
+            return lambda x: apply_block(fits[site.name].block, site, x)
+
+        return visit
+
+    walk.run({site.node: visitor(site) for site in chosen})
+    return fits
+
+
+def _fit_site(
+    gm: fx.GraphModule, site: ConvSite, rows: int, walk: TwinWalk, node: fx.Node, weighting: Tensor | None
+) -> SiteFit:
+    if rows >= site.in_channels * site.geometry.taps:
+        return SiteFit(block=exact_block(gm, site), error=0.0)
+    statistics = TapStatistics(site.geometry)
+    for x, y in walk.pairs(node):
+        statistics.update(x, y)
+    dictionary = build_dictionary(site.geometry)
+    pursuit = choose_rows(statistics, dictionary, rows=rows, weighting=weighting)
+    block, error = solve_block(statistics, dictionary, pursuit.channel, pursuit.atom)
+    return SiteFit(block=block, error=error**0.5)

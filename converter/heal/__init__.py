@@ -1,0 +1,1 @@
+"""Healing: label-free distillation of a rewritten model against the original."""

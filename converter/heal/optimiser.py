@@ -1,0 +1,128 @@
+"""The optimiser of healing: orthogonalised momentum for weight matrices, Adam for biases, normalised SGD for shifts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+BASE_RATE = 3e-3
+"""Step of a weight matrix relative to its own size. A good start must be healed gently."""
+
+BIAS_RATE = 3e-4
+SHIFT_RATE = 0.01
+"""Shift learning rate relative to the base rate of the published recipe (see SHIFT_BASE)."""
+
+SHIFT_BASE = 0.1
+"""The recipe's base rate: a row's shift moves by SHIFT_BASE * SHIFT_RATE pixels a step at most."""
+
+MOMENTUM = 0.9
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients of the quintic iteration that drives singular values towards one (Jordan et al. 2024)."""
+
+
+class OrthogonalMomentum(torch.optim.Optimizer):
+    """Nesterov momentum whose update of every matrix is replaced by the nearest orthogonal one.
+
+    A tensor [O, ...] is seen as a matrix [O, rest]. The update's size is ``lr`` times the matrix's own mean singular
+    value at the start, so that one rate serves layers of any scale. Source: Muon (Jordan et al. 2024).
+    """
+
+    def __init__(self, params: Iterable[Tensor], *, lr: float = BASE_RATE, momentum: float = MOMENTUM) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step; ``closure`` is not supported and must be None."""
+        if closure is not None:
+            raise ValueError("OrthogonalMomentum takes no closure")
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                gradient = parameter.grad.flatten(1)
+                state = self.state[parameter]
+                if not state:
+                    state["momentum"] = torch.zeros_like(gradient)
+                    state["size"] = _mean_singular_value(parameter.flatten(1))
+                average: Tensor = state["momentum"]
+                average.lerp_(gradient, 1 - group["momentum"])
+                update = orthogonalise(gradient.lerp(average, group["momentum"]))
+                parameter.sub_(update.view_as(parameter) * (group["lr"] * state["size"]))
+        return None
+
+
+def orthogonalise(matrix: Tensor, *, iterations: int = 5) -> Tensor:
+    """Approximately U V^T of the singular value decomposition of ``matrix`` [m, n]; zero stays zero."""
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / x.norm().clamp_min(1e-12)
+    a, b, c = NEWTON_SCHULZ
+    for _ in range(iterations):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if tall else x
+
+
+def _mean_singular_value(matrix: Tensor) -> Tensor:
+    return (matrix.norm() / min(matrix.shape) ** 0.5).clamp_min(1e-6)
+
+
+class ShiftGradients:
+    """Divides every row's shift gradient by its L2 norm, once per optimiser step (zero stays zero)."""
+
+    def __init__(self, shifts: Iterable[Tensor]) -> None:
+        self.shifts = list(shifts)
+
+    def normalise(self) -> None:
+        """Call after the backward passes of a step and before its update."""
+        for shift in self.shifts:
+            if shift.grad is not None:
+                norm = shift.grad.norm(dim=1, keepdim=True)
+                shift.grad.div_(torch.where(norm > 0, norm, torch.ones_like(norm)))
+
+
+def shift_names(gm: fx.GraphModule) -> set[str]:
+    """Fully qualified names of the parameters that are shifts of an active shift op in the graph."""
+    names = set()
+    for node in gm.graph.nodes:
+        if node.op == "call_function" and node.target is torch.ops.asl.active_shift.default:
+            shift = node.args[1]
+            if isinstance(shift, fx.Node) and shift.op == "get_attr":
+                names.add(str(shift.target))
+    return names
+
+
+def build_optimisers(gm: nn.Module, shifts: set[str]) -> tuple[list[torch.optim.Optimizer], ShiftGradients]:
+    """Optimisers over every floating-point parameter of ``gm``; no weight decay, on shifts least of all."""
+    matrices: list[Tensor] = []
+    vectors: list[Tensor] = []
+    moved: list[Tensor] = []
+    for name, parameter in gm.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        (moved if name in shifts else matrices if parameter.dim() > 1 else vectors).append(parameter)
+    optimisers: list[torch.optim.Optimizer] = []
+    if matrices:
+        optimisers.append(OrthogonalMomentum(matrices))
+    if vectors:
+        optimisers.append(torch.optim.Adam(vectors, lr=BIAS_RATE, betas=(0.9, 0.99)))
+    if moved:
+        rate = SHIFT_BASE * SHIFT_RATE
+        optimisers.append(torch.optim.SGD(moved, lr=rate, momentum=MOMENTUM, nesterov=True, weight_decay=0.0))
+    return optimisers, ShiftGradients(moved)
+
+
+def base_rates(optimisers: Iterable[torch.optim.Optimizer]) -> list[list[float]]:
+    """The learning rates as they are now, group by group."""
+    return [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]
+
+
+def set_rates(optimisers: Iterable[torch.optim.Optimizer], rates: list[list[float]], factor: float) -> None:
+    """Set every group's learning rate to ``factor`` times its base rate."""
+    for optimiser, bases in zip(optimisers, rates, strict=True):
+        groups: list[dict[str, Any]] = optimiser.param_groups
+        for group, base in zip(groups, bases, strict=True):
+            group["lr"] = base * factor
