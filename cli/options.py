@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 import typer
+
+from aslconvert.converter import options as parsed
 
 Model = Annotated[
     str,
@@ -37,4 +39,31 @@ Std = Annotated[
 Channels = Annotated[
     str | None, typer.Option("--channels", metavar="rgb|bgr|gray", help="Order of channels.", show_default=False)
 ]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option("--keep", metavar="GLOB", help="Leave the sites whose name matches; repeatable.", show_default=False),
+]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that convert wrote.", show_default=False)]
+
+
+class Preparation(TypedDict):
+    """The fields of `ConvertOptions` that say how samples are prepared."""
+
+    size: tuple[int, int] | None
+    scale: float | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    channels: parsed.Channels | None
+
+
+def preparation(
+    *, size: str | None, scale: str | None, mean: str | None, std: str | None, channels: str | None
+) -> Preparation:
+    """The written preparation, read. Raises UsageError for what cannot be read."""
+    return {
+        "size": None if size is None else parsed.parse_size(size),
+        "scale": None if scale is None else parsed.parse_number(scale),
+        "mean": None if mean is None else parsed.parse_numbers(mean),
+        "std": None if std is None else parsed.parse_numbers(std),
+        "channels": None if channels is None else parsed.parse_channels(channels),
+    }

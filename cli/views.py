@@ -13,6 +13,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from aslconvert.cli.diagnosis import Diagnosis
     from aslconvert.converter.cost.bench import BenchReport
+    from aslconvert.converter.inspection import InspectReport
     from aslconvert.converter.report.schema import MetricValue, Report
 
 
@@ -59,6 +60,35 @@ def show_bench(report: BenchReport, console: Console) -> None:
             interval = f"{figures.ci_low:.3f} .. {figures.ci_high:.3f}"
             table.add_row(escape(row.file), row.runtime, f"{figures.p50_ms:.3f}", interval, f"{figures.p95_ms:.3f}")
     console.print(table)
+
+
+def show_inspection(report: InspectReport, console: Console) -> None:
+    """Every convolution with what would become of it and why, and what the model would see of the data."""
+    title = f"{report.model}: {', '.join(report.inputs)}"
+    table = Table(title=escape(title), title_justify="left")
+    for heading in ("site", "kind", "channels", "action", "reason"):
+        table.add_column(heading)
+    table.add_column("million MACs", justify="right")
+    for site in report.sites:
+        channels = "" if site.in_channels is None else f"{site.in_channels} -> {site.out_channels}"
+        kind = f"{site.kind} {'x'.join(map(str, site.kernel))}".rstrip()
+        why = f"{site.reason}: {site.message}" if site.reason else ""
+        work = "" if site.macs is None else f"{site.macs / 1e6:.2f}"
+        table.add_row(escape(site.name), kind, channels, site.action, escape(why), work)
+    console.print(table)
+    converted = sum(site.action == "asl" for site in report.sites)
+    console.print(
+        f"{converted} of {len(report.sites)} convolutions would be converted; with one row a channel their "
+        f"multiply-adds fall {report.predicted_gain:.1f}-fold (only `convert` measures time)"
+    )
+    data = report.data
+    if data is not None:
+        console.print(f"data: {data.source}, {data.preprocessing}", markup=False)
+        console.print("  " + ", ".join(f"{name} {count}" for name, count in data.samples.items()) + " samples")
+        for shape, (low, high) in zip(data.shapes, data.ranges, strict=True):
+            console.print(f"  the model sees {'x'.join(map(str, shape))}, values {low:.4g} .. {high:.4g}")
+    for note in (*report.notes, *(data.notes if data is not None else ())):
+        console.print(f"note: {note}", markup=False)
 
 
 def show_verification(results: Sequence[Mapping[str, Any]], console: Console) -> None:

@@ -12,12 +12,8 @@ from aslconvert.cli.console import answer_stream, page, write_json
 from aslconvert.converter.options import (
     DEFAULT_SEED,
     ConvertOptions,
-    parse_channels,
     parse_crop,
     parse_duration,
-    parse_number,
-    parse_numbers,
-    parse_size,
 )
 
 
@@ -49,10 +45,7 @@ def convert(
     ] = None,
     budget: Annotated[str, typer.Option("--budget", metavar="10m", help="Time for healing and search.")] = "10m",
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
-    keep: Annotated[
-        list[str] | None,
-        typer.Option("--keep", metavar="GLOB", help="Leave the sites whose name matches; repeatable."),
-    ] = None,
+    keep: options.Keep = None,
     heal_crop: Annotated[
         str | None,
         typer.Option(
@@ -85,12 +78,8 @@ def convert(
         resume=resume,
         seed=seed,
         threads=threads,
-        size=None if size is None else parse_size(size),
-        scale=None if scale is None else parse_number(scale),
-        mean=None if mean is None else parse_numbers(mean),
-        std=None if std is None else parse_numbers(std),
-        channels=None if channels is None else parse_channels(channels),
         heal_crop=None if heal_crop is None else parse_crop(heal_crop),
+        **options.preparation(size=size, scale=scale, mean=mean, std=std, channels=channels),
     )
     with answer_stream() as stream:
         from aslconvert.cli.progress import RichProgress

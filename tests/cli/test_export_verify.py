@@ -74,9 +74,9 @@ def test_verify_leaves_with_6_when_a_file_was_changed(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for path in folder.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    with (tmp_path / "weights.safetensors").open("ab") as file:
-        file.write(b"x")
+        # What is asked for is noticed by its hash: nothing of it is loaded any more.
+        extra = b"x" if path.name in ("portable.pt2", "weights.safetensors") else b""
+        (tmp_path / path.name).write_bytes(path.read_bytes() + extra)
     assert main(["verify", str(tmp_path), "--json"]) == 6
     assert json.loads(capfd.readouterr().out)["error"]["code"] == "artifact_changed"
 

@@ -43,8 +43,9 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sources() -> set[str]:
-    """Every Python file of the rooms, under the name it must have in the wheel."""
-    return {f"aslconvert/{path.relative_to(ROOT).as_posix()}" for room in ROOMS for path in (ROOT / room).rglob("*.py")}
+    """Every Python file, page and style sheet of the rooms, under the name it must have in the wheel."""
+    files = [path for room in ROOMS for path in (ROOT / room).rglob("*") if path.suffix in {".py", ".j2", ".css"}]
+    return {f"aslconvert/{path.relative_to(ROOT).as_posix()}" for path in files}
 
 
 def test_every_module_is_in_the_wheel(names: set[str]) -> None:
@@ -55,7 +56,7 @@ def test_nothing_else_is_in_the_wheel(names: set[str]) -> None:
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"aslconvert"}
     assert {name.split("/")[1] for name in names if name.startswith("aslconvert/")} == set(ROOMS)
-    unwanted = (".cpp", ".h", ".cu", ".pyc", "CMakeLists.txt")
+    unwanted = (".cpp", ".h", ".inc", ".cu", ".pyc", "CMakeLists.txt")
     assert not [name for name in names if name.endswith(unwanted) or "test" in name.rsplit("/", 1)[-1].split("_")]
 
 
