@@ -102,6 +102,9 @@ def _other_sizes(program: ExportedProgram) -> Iterator[dict[sympy.Symbol, int]]:
         values = {symbol: _clamp(program, symbol, factor * value + more) for symbol, value in symbols.items()}
         if values != symbols:
             yield values
+    # Some nets take other batches, but no other image next to them in size.
+    first = next(iter(symbols))
+    yield {**symbols, first: _clamp(program, first, symbols[first] + 1)}
 
 
 def _symbols(program: ExportedProgram) -> dict[sympy.Symbol, int]:

@@ -24,13 +24,30 @@ def export_dynamic(model: nn.Module, example: tuple[Any, ...]) -> ExportedProgra
     """
     # A batch of one would be baked in as a constant.
     wide = _batch_of_two(example)
-    attempts = [] if wide is None else [_declare(wide, named=True), _declare(wide, named=False), _batch_only(wide)]
-    for shapes in attempts:
-        program = export_with(model, example if wide is None else wide, {}, shapes)
-        if program is not None:
-            return program
+    if wide is not None:
+        for shapes in (_declare(wide, named=True), _declare(wide, named=False), _batch_only(wide)):
+            program = export_with(model, wide, {}, shapes)
+            if program is not None and _takes_larger_images(program, wide):
+                return program
     with quiet():
         return torch.export.export(model, fresh(example))
+
+
+def _takes_larger_images(program: ExportedProgram, example: tuple[Any, ...]) -> bool:
+    """Whether image sizes that are dynamic on paper are so indeed: twice the example's size is tried.
+
+    A classifier that flattens its image exports with a guard on height times width and runs at few sizes.
+    """
+    if not any(2 in axes for axes in dynamic_axes(program).values()):
+        return True
+    twice = pytree.tree_map(lambda leaf: leaf.repeat(1, 1, 2, 2) if _is_image(leaf) else leaf, example)
+    try:
+        with quiet(), torch.no_grad():
+            program.module()(*twice)
+    # Guards and operators each fail in their own way; all of it means no.
+    except Exception:  # noqa: BLE001
+        return False
+    return True
 
 
 def export_with(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any) -> ExportedProgram | None:

@@ -100,14 +100,15 @@ def _check_container(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
             names = archive.namelist()
+            # A cut file may end in an archive that it contained, which then starts somewhere inside.
+            whole = min((info.header_offset for info in archive.infolist()), default=0) == 0
     except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError, ValueError) as error:
         raise ModelRefused(
             "truncated", f"'{path}' is cut short or damaged.", hint="Copy or export the file again."
         ) from error
-    if damaged is not None:
-        raise ModelRefused(
-            "truncated", f"'{path}' is damaged in its entry '{damaged}'.", hint="Copy or export the file again."
-        )
+    if damaged is not None or not whole:
+        where = f"is damaged in its entry '{damaged}'" if whole else "is cut short"
+        raise ModelRefused("truncated", f"'{path}' {where}.", hint="Copy or export the file again.")
     if any(name.endswith("data.pkl") for name in names) and not any("models/" in name for name in names):
         raise ModelRefused(
             "not_a_model",

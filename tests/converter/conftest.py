@@ -1,8 +1,17 @@
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+
+from aslconvert.converter.fit.rows import Block, all_taps
+from aslconvert.converter.ir.graph import attribute, find_sites
+from aslconvert.converter.ir.load import export_model
 
 
 def _load(path: Path) -> ModuleType:
@@ -24,3 +33,76 @@ def nets() -> ModuleType:
 def demosaicker() -> ModuleType:
     """The example network with dense 3x3 convolutions."""
     return _load(Path(__file__).parents[2] / "examples" / "demosaicker.py")
+
+
+@pytest.fixture(scope="session")
+def exported(nets: ModuleType, demosaicker: ModuleType) -> Callable[[str], tuple[nn.Module, ExportedProgram]]:
+    """(model, exported program) of a network by name, exported once."""
+    made: dict[str, tuple[nn.Module, ExportedProgram]] = {}
+    makers: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+        "demosaicker": (lambda: demosaicker.Demosaicker(depth=15, width=16), (2, 3, 24, 32)),
+        "resnet18": (nets.ResNet18, (2, 3, 64, 96)),
+        "unet": (nets.UNet, (1, 3, 32, 48)),
+        "odd": (nets.Odd, (2, 3, 24, 30)),
+    }
+
+    def get(name: str) -> tuple[nn.Module, ExportedProgram]:
+        if name not in made:
+            torch.manual_seed(0)
+            maker, shape = makers[name]
+            model = nets.randomise(maker())
+            made[name] = (model, export_model(model, (torch.randn(shape),)))
+        return made[name]
+
+    return get
+
+
+def _blocks(gm: fx.GraphModule) -> dict[str, Block]:
+    sites, _ = find_sites(gm)
+    return {
+        site.name: all_taps(
+            site.geometry,
+            attribute(gm, site.weight_target),
+            None if site.bias_target is None else attribute(gm, site.bias_target),
+        )
+        for site in sites
+    }
+
+
+@pytest.fixture(scope="session")
+def exact_blocks() -> Callable[[fx.GraphModule], dict[str, Block]]:
+    """All taps as rows, for every site."""
+    return _blocks
+
+
+def _random_blocks(gm: fx.GraphModule, *, rows: float = 1.25, seed: int = 0) -> dict[str, Block]:
+    generator = torch.Generator().manual_seed(seed)
+    sites, _ = find_sites(gm)
+    blocks = {}
+    for site in sites:
+        count = max(1, int(rows * site.in_channels))
+        lowest = -torch.tensor(site.geometry.padding_before)
+        blocks[site.name] = Block(
+            source=torch.randint(site.in_channels, (count,), generator=generator),
+            shift=torch.rand(count, 2, generator=generator) * 3 - 0.5 + lowest,
+            weight=torch.randn(site.out_channels, count, generator=generator) / count**0.5,
+            bias=torch.randn(site.out_channels, generator=generator) * 0.1,
+        )
+    return blocks
+
+
+@pytest.fixture(scope="session")
+def random_blocks() -> Callable[..., dict[str, Block]]:
+    """Rows of any channel at fractional shifts, for every site."""
+    return _random_blocks
+
+
+def _difference(given: Any, expected: Tensor) -> float:
+    assert given.shape == expected.shape
+    return float((given - expected).abs().max() / expected.abs().max())
+
+
+@pytest.fixture(scope="session")
+def difference() -> Callable[[Any, Tensor], float]:
+    """Largest difference relative to the largest expected value."""
+    return _difference

@@ -1,0 +1,52 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from aslconvert.converter.export.reexport import reexport_like
+from aslconvert.converter.ir.dims import dynamic_axes, dynamic_shapes
+from aslconvert.converter.ir.graph import graph_module
+
+Exported = Callable[[str], tuple[nn.Module, ExportedProgram]]
+
+
+@pytest.mark.parametrize("name", ["demosaicker", "resnet18", "unet", "odd"])
+def test_batch_and_image_sizes_stay_dynamic(exported: Exported, name: str) -> None:
+    _, program = exported(name)
+    assert list(dynamic_axes(program).values()) == [(0, 2, 3)]
+
+
+def test_multiples_are_declared_as_such(exported: Exported) -> None:
+    shapes = dynamic_shapes(exported("unet")[1])
+    assert str(shapes[0][2]).startswith("4*")
+
+
+class Pair(nn.Module):
+    """Two inputs that share their batch, one given by name, and a dictionary of outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, image: Tensor, *, scale: Tensor) -> dict[str, Tensor]:
+        return {"y": self.conv(image) * scale[:, None, None, None], "scale": scale}
+
+
+def test_the_user_s_ranges_and_shared_dims_survive_a_reexport() -> None:
+    batch, height = Dim("batch", min=3, max=32), Dim("height", min=5, max=64)
+    program = torch.export.export(
+        Pair().eval(),
+        (torch.zeros(4, 3, 8, 8),),
+        {"scale": torch.ones(4)},
+        dynamic_shapes={"image": {0: batch, 2: height}, "scale": {0: batch}},
+    )
+    again = reexport_like(graph_module(program), program)
+    assert dynamic_axes(again) == {"image": (0, 2), "scale": (0,)}
+    ranges = sorted((int(bound.lower), int(bound.upper)) for bound in again.range_constraints.values())
+    assert ranges == [(3, 32), (5, 64)]
+    result = again.module()(torch.zeros(5, 3, 9, 8), scale=torch.ones(5))
+    assert set(result) == {"y", "scale"}
+    with pytest.raises(AssertionError, match="32"):
+        again.module()(torch.zeros(40, 3, 9, 8), scale=torch.ones(40))
