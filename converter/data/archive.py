@@ -5,7 +5,9 @@ from __future__ import annotations
 import stat
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -31,40 +33,54 @@ def unpack(path: Path, into: Path, *, max_entries: int = MAX_ENTRIES, max_total_
         UsageError: ``data_archive``: an absolute path, ``..``, a link or device, too many entries, too many bytes, or
             not an archive at all.
     """
-    total = 0
+    left = max_total_bytes
     try:
-        for number, (name, source) in enumerate(_entries(path), start=1):
-            if number > max_entries:
-                raise UsageError("data_archive", f"{path.name} holds more than {max_entries} entries.")
-            if source is None:
-                continue
-            target = into.joinpath(*_safe_parts(path, name))
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with source, target.open("wb") as out:
-                while block := source.read(_BLOCK):
-                    total += len(block)
-                    if total > max_total_bytes:
-                        raise UsageError("data_archive", f"{path.name} unpacks to over {max_total_bytes} bytes.")
-                    out.write(block)
+        with closing(_entries(path)) as entries:
+            for number, (name, source) in enumerate(entries, start=1):
+                if number > max_entries:
+                    raise UsageError("data_archive", f"{path.name} holds more than {max_entries} entries.")
+                target = into.joinpath(*_safe_parts(path, name))
+                if source is not None:
+                    left -= _write(source, target, at_most=left)
+                if left < 0:
+                    raise UsageError("data_archive", f"{path.name} unpacks to over {max_total_bytes} bytes.")
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError, RuntimeError) as error:
         raise UsageError("data_archive", f"{path.name} is damaged or not an archive: {error}") from error
 
 
-def _entries(path: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
-    """(name, open file or None for a folder), in stored order."""
+def _write(source: Callable[[], IO[bytes]], target: Path, *, at_most: int) -> int:
+    """Bytes written, which are more than ``at_most`` by one block at the most."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    written = 0
+    with source() as file, target.open("wb") as out:
+        while written <= at_most and (block := file.read(_BLOCK)):
+            out.write(block)
+            written += len(block)
+    return written
+
+
+def _entries(path: Path) -> Generator[tuple[str, Callable[[], IO[bytes]] | None], None, None]:
+    """(name, opener or None for a folder), in stored order; the archive is open until the generator is closed."""
     if path.name.lower().endswith(".zip"):
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
                 mode = info.external_attr >> 16
                 if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
                     raise UsageError("data_archive", f"{path.name} holds a link or device: {info.filename!r}.")
-                yield info.filename, None if info.is_dir() else archive.open(info)
+                yield info.filename, None if info.is_dir() else partial(archive.open, info)
         return
     with tarfile.open(path, mode="r:*") as tar:
         for member in tar:
             if not (member.isfile() or member.isdir()):
                 raise UsageError("data_archive", f"{path.name} holds a link or device: {member.name!r}.")
-            yield member.name, None if member.isdir() else tar.extractfile(member)
+            yield member.name, None if member.isdir() else partial(_open_member, tar, member)
+
+
+def _open_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    file = tar.extractfile(member)
+    if file is None:
+        raise tarfile.ExtractError(f"{member.name} has no content")
+    return file
 
 
 def _safe_parts(path: Path, name: str) -> tuple[str, ...]:
