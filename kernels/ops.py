@@ -144,7 +144,6 @@ def _inference_only(ctx: Any, *grads: Tensor) -> None:
 
 torch.library.register_autograd("asl::active_shift", _active_shift_grad, setup_context=_save_for_backward, lib=_LIBRARY)
 torch.library.register_autograd("asl::active_shift_backward", _no_second_derivative, lib=_LIBRARY)
-torch.library.register_autograd("asl::shift_pointwise", _inference_only, lib=_LIBRARY)
 
 
 def active_shift(

@@ -24,11 +24,13 @@ Tensor active_shift(Tensor x, Tensor shift, std::optional<Tensor> source, std::v
     const T* from = static_cast<const T*>(input.data_ptr());
     T* to = static_cast<T*>(output.data_ptr());
     const int64_t pixels = problem.extent.pixels(), out_pixels = problem.extent.out_pixels();
+    const auto plane_of = [&](int64_t item) {
+      return from + (item / problem.rows * problem.channels + problem.source[item % problem.rows]) * pixels;
+    };
     torch::stable::parallel_for(0, problem.batch * problem.rows, grain(out_pixels), [&](int64_t begin, int64_t end) {
       for (int64_t item = begin; item < end; ++item) {
-        const int64_t n = item / problem.rows, k = item % problem.rows;
-        loop.sample(to + item * out_pixels, from + (n * problem.channels + problem.source[k]) * pixels, taps[k],
-                    problem.extent, masks.view(), 0, out_pixels);
+        loop.sample(to + item * out_pixels, plane_of(item), taps[item % problem.rows], problem.extent, masks.view(), 0,
+                    out_pixels, item + 1 < end ? plane_of(item + 1) : nullptr);
       }
     });
   });

@@ -51,12 +51,15 @@ void input_gradient(const Problem& problem, const std::vector<Taps<compute_t<T>>
       for (int64_t at = 0; at < pixels; at += kChunk) {
         const int64_t stop = std::min(pixels, at + kChunk);
         if (rows.size() == 1) {
-          loop.sample(plane + at, grads + rows[0] * out_pixels, back[rows[0]], adjoint, masks.view(), at, stop);
+          loop.sample(plane + at, grads + rows[0] * out_pixels, back[rows[0]], adjoint, masks.view(), at, stop,
+                      grads + rows[0] * out_pixels + stop);
           continue;
         }
         std::fill(sums.begin(), sums.end(), A(0));
-        for (const int64_t k : rows) {
-          loop.sample_add(sums.data(), grads + k * out_pixels, back[k], adjoint, masks.view(), at, stop);
+        for (size_t i = 0; i < rows.size(); ++i) {
+          const T* next = grads + rows[i + 1 < rows.size() ? i + 1 : i] * out_pixels + at;
+          loop.sample_add(sums.data(), grads + rows[i] * out_pixels, back[rows[i]], adjoint, masks.view(), at, stop,
+                          next);
         }
         loop.store(plane + at, sums.data(), stop - at);
       }

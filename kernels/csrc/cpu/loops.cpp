@@ -285,9 +285,9 @@ void sample_rows(D* dst, const T* plane, const Taps<A>& taps, const Extent& exte
 
 template <typename T>
 void sample(T* dst, const T* plane, const Taps<compute_t<T>>& taps, const Extent& extent,
-            const Masks<compute_t<T>>& masks, int64_t begin, int64_t end) {
+            const Masks<compute_t<T>>& masks, int64_t begin, int64_t end, [[maybe_unused]] const T* ahead) {
 #if defined(__AVX512F__)
-  if (masks.pixels.usable()) return sample_masked<false>(dst, plane, taps, extent, masks.pixels, begin, end);
+  if (masks.pixels.usable()) return sample_masked<false>(dst, plane, taps, extent, masks.pixels, begin, end, ahead);
 #endif
   if (masks.columns.usable()) {
     sample_flat<false>(dst, plane, taps, extent, masks.columns, begin, end);
@@ -298,9 +298,9 @@ void sample(T* dst, const T* plane, const Taps<compute_t<T>>& taps, const Extent
 
 template <typename T>
 void sample_add(compute_t<T>* dst, const T* plane, const Taps<compute_t<T>>& taps, const Extent& extent,
-                const Masks<compute_t<T>>& masks, int64_t begin, int64_t end) {
+                const Masks<compute_t<T>>& masks, int64_t begin, int64_t end, [[maybe_unused]] const T* ahead) {
 #if defined(__AVX512F__)
-  if (masks.pixels.usable()) return sample_masked<true>(dst, plane, taps, extent, masks.pixels, begin, end);
+  if (masks.pixels.usable()) return sample_masked<true>(dst, plane, taps, extent, masks.pixels, begin, end, ahead);
 #endif
   if (masks.columns.usable()) {
     sample_flat<true>(dst, plane, taps, extent, masks.columns, begin, end);

@@ -10,13 +10,14 @@ struct Loops {
   using A = compute_t<T>;
 
   // dst[p - begin] = sum of weighted taps at flattened output pixel p, for p in [begin, end).
-  // Taps outside the plane are not read. begin must be a multiple of 16.
+  // Taps outside the plane are not read. begin must be a multiple of 16. `ahead` is where the next call will read,
+  // or null.
   void (*sample)(T* dst, const T* plane, const Taps<A>& taps, const Extent& extent, const Masks<A>& masks,
-                 int64_t begin, int64_t end);
+                 int64_t begin, int64_t end, const T* ahead);
 
   // The same added to dst, which holds the compute type.
   void (*sample_add)(A* dst, const T* plane, const Taps<A>& taps, const Extent& extent, const Masks<A>& masks,
-                     int64_t begin, int64_t end);
+                     int64_t begin, int64_t end, const T* ahead);
 
   // The adjoint for any stride: plane += weight * grad at each tap; extent describes the forward pass.
   void (*scatter_add)(A* plane, const T* grad, const Taps<A>& taps, const Extent& extent);

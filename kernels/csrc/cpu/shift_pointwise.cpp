@@ -18,7 +18,7 @@ namespace asl {
 namespace {
 
 // A panel beyond this falls out of the second-level cache; one of fewer pixels starves the matrix product.
-constexpr int64_t kPanelBytes = 512 * 1024;
+static const int64_t kPanelBytes = std::getenv("PB") ? std::atoi(std::getenv("PB")) * 1024 : 512 * 1024;
 constexpr int64_t kFewestPixels = 192;
 constexpr int64_t kMostPixels = 4096;
 
@@ -90,11 +90,14 @@ void run(const Problem& problem, const Tensor& input, const Tensor& shift, const
 
   const auto fill = [&](T* panel, int64_t columns, int64_t n, int64_t images, int64_t first, int64_t last,
                         int64_t row_begin, int64_t row_end) {
-    for (int64_t k = row_begin; k < row_end; ++k) {
-      for (int64_t i = 0; i < images; ++i) {
-        loop.sample(panel + k * columns + i * out_pixels,
-                    from + ((n + i) * problem.channels + problem.source[k]) * pixels, taps[k], problem.extent,
-                    masks.view(), first, last);
+    const auto plane_of = [&](int64_t k, int64_t i) {
+      return from + ((n + i) * problem.channels + problem.source[k]) * pixels;
+    };
+    for (int64_t i = 0; i < images; ++i) {
+      for (int64_t k = row_begin; k < row_end; ++k) {
+        const T* ahead = k + 1 < row_end ? plane_of(k + 1, i) + first : nullptr;
+        loop.sample(panel + k * columns + i * out_pixels, plane_of(k, i), taps[k], problem.extent, masks.view(), first,
+                    last, ahead);
       }
     }
   };
