@@ -1,7 +1,8 @@
 """How much the model's output depends on each channel combination of a site's output: the fit's weighting.
 
-E[g g^T] over positions, with g the gradient of a random +-1 mix of the output elements, is the Gauss-Newton matrix of the squared
-output error with respect to the site's output (Hutchinson's estimator). An error e of the site then costs about e^T E[g g^T] e.
+E[g g^T] over positions, with g the gradient of a random +-1 mix of the output elements, is the Gauss-Newton matrix of
+the squared output error with respect to the site's output (Hutchinson's estimator). An error e of the site then costs
+about e^T E[g g^T] e.
 """
 
 from __future__ import annotations
@@ -68,4 +69,5 @@ def _square_root(matrix: Tensor) -> Tensor:
     scale = matrix.diagonal().mean().clamp_min(torch.finfo(matrix.dtype).tiny)
     damped = matrix / scale + DAMPING * torch.eye(len(matrix), dtype=matrix.dtype)
     values, vectors = torch.linalg.eigh(damped)
-    return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    root: Tensor = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    return root

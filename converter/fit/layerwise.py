@@ -63,8 +63,8 @@ def fit_layerwise(
 
     The target of a site is the teacher's output, its input what the student makes of the same batch, so that each
     site absorbs the error made upstream. Memory: one site's moments plus at most ``limit_bytes`` of activations.
-    ``importance`` gives per site a square root [O, O] of the output importance (see ``importance.py``). Sites with one key (tied weights, loops)
-    are fitted once, at their first call, and share the block.
+    ``importance`` gives per site a square root [O, O] of the output importance (see ``importance.py``). Sites with one
+    key (tied weights, loops) are fitted once, at their first call, and share the block.
     """
     chosen = [site for site in sites if site.name in rows]
     fits: dict[str, SiteFit] = {}

@@ -25,9 +25,7 @@ class Pursuit:
     error: Tensor
 
 
-def pursue(
-    covariance: Tensor, cross: Tensor, target_energy: float, dictionary: Dictionary, *, rows: int
-) -> Pursuit:
+def pursue(covariance: Tensor, cross: Tensor, target_energy: float, dictionary: Dictionary, *, rows: int) -> Pursuit:
     """Greedy choice of ``rows`` atoms, each the one that lowers the summed squared error most given those before it.
 
     covariance [C * T, C * T] and cross [C * T, O] are centred moments of the taps and the (weighted) target;

@@ -105,9 +105,7 @@ class TwinWalk:
         for b in range(len(self._batches)):
             yield self._value(source, b, student=True), self._store.get(f"t{b}:{node.name}")
 
-    def _step(
-        self, node: fx.Node, stop: Callable[[fx.Node], Callable[[Tensor], Tensor] | None] | None
-    ) -> None:
+    def _step(self, node: fx.Node, stop: Callable[[fx.Node], Callable[[Tensor], Tensor] | None] | None) -> None:
         for b in range(len(self._batches)):
             self._store.put(f"t{b}:{node.name}", self._call(node, b, student=False))
         replacement = stop(node) if stop is not None else None
@@ -123,9 +121,7 @@ class TwinWalk:
             self._store.put(f"s{b}:{node.name}", value)
 
     def _call(self, node: fx.Node, b: int, *, student: bool) -> Any:
-        args, kwargs = fx.node.map_arg(
-            (node.args, node.kwargs), lambda used: self._value(used, b, student=student)
-        )
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda used: self._value(used, b, student=student))
         if not callable(node.target):
             raise TypeError(f"node {node.name} calls {node.target!r}, which is no function")
         return node.target(*args, **kwargs)
