@@ -24,6 +24,7 @@ from aslconvert.converter.heal.schedule import rate_factor
 BATCH = 8
 CHECKPOINT_SECONDS = 10.0
 
+
 @dataclass(frozen=True)
 class Healing:
     """What one healing run did: steps, seconds, and the smoothed loss at its start and end."""

@@ -57,7 +57,7 @@ class OrthogonalMomentum(torch.optim.Optimizer):
 def orthogonalise(matrix: Tensor, *, iterations: int = 5) -> Tensor:
     """Approximately U V^T of the singular value decomposition of ``matrix`` [m, n]; zero stays zero."""
     tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
+    x: Tensor = matrix.T if tall else matrix
     x = x / x.norm().clamp_min(1e-12)
     a, b, c = NEWTON_SCHULZ
     for _ in range(iterations):
@@ -67,7 +67,8 @@ def orthogonalise(matrix: Tensor, *, iterations: int = 5) -> Tensor:
 
 
 def _mean_singular_value(matrix: Tensor) -> Tensor:
-    return (matrix.norm() / min(matrix.shape) ** 0.5).clamp_min(1e-6)
+    mean: Tensor = matrix.norm() / min(matrix.shape) ** 0.5
+    return mean.clamp_min(1e-6)
 
 
 class ShiftGradients:

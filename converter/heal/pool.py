@@ -1,4 +1,4 @@
-"""Inputs for calibration and healing, cropped where asked, with the original's outputs computed once for all variants."""
+"""Inputs for calibration and healing, cropped where asked; the original's outputs are computed once for all variants."""
 
 from __future__ import annotations
 
@@ -97,6 +97,4 @@ def _cut(inputs: tuple[Tensor, ...], crop: Crop, generator: torch.Generator) -> 
         int(torch.randint((size - crop.size) // crop.multiple + 1, (1,), generator=generator)) * crop.multiple
         for size in (height, width)
     )
-    return tuple(
-        x[:, :, top : top + crop.size, left : left + crop.size] if x.dim() == 4 else x for x in inputs
-    )
+    return tuple(x[:, :, top : top + crop.size, left : left + crop.size] if x.dim() == 4 else x for x in inputs)
