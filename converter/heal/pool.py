@@ -1,4 +1,4 @@
-"""Inputs for calibration and healing, cropped where asked; the original's outputs are computed once for all variants."""
+"""Calibration and healing inputs, cropped where asked; the original's outputs are computed once for all variants."""
 
 from __future__ import annotations
 
