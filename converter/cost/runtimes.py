@@ -7,6 +7,7 @@ import importlib.util
 import os
 import shutil
 import sysconfig
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,18 +64,23 @@ def compile_runner(module: nn.Module, inputs: Sequence[Tensor]) -> Runner:
         raise InfrastructureError("runtime_unavailable", f"torch.compile cannot be used: {reason}.")
     held = tuple(inputs)
     # Freezing lets Inductor pack the weights as it does for deployment; the original deserves its best form too.
-    compiled = torch.compile(module, dynamic=False, options={"freezing": True})
+    # Without fullgraph a module that cannot be compiled would run eagerly, and be reported as compiled.
+    compiled = torch.compile(module, dynamic=False, fullgraph=True, options={"freezing": True})
 
     def run() -> Any:
         with torch.no_grad():
             return compiled(*held)
 
     try:
-        run()
+        with warnings.catch_warnings():
+            # Inductor uses parts of torch that torch itself deprecates: no concern of the caller's.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            run()
     except Exception as error:  # any compiler or backend failure means only that this runtime is not there
-        first_line = next(iter(str(error).strip().splitlines()), "")
+        # The first line only says which stage failed; the second says why.
+        why = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
         raise InfrastructureError(
-            "runtime_unavailable", f"torch.compile failed: {type(error).__name__}: {first_line}"
+            "runtime_unavailable", f"torch.compile failed: {type(error).__name__}: {why}"
         ) from error
     return run
 
