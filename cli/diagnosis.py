@@ -72,7 +72,7 @@ def _missing(runtimes: dict[str, str | None]) -> tuple[Missing, ...]:
             )
         )
     if reason := runtimes.get("compile"):
-        found.append(Missing(what="torch.compile", cost=f"It is left out of every comparison: {reason}.", how=reason))
+        found.append(Missing(what="torch.compile", cost="It is left out of every comparison.", how=reason))
     if reason := runtimes.get("onnxruntime"):
         found.append(
             Missing(what="ONNX Runtime", cost=f"{reason}; .onnx files cannot be proved.", how="pip install onnxruntime")
