@@ -12,7 +12,7 @@ from torch import fx
 
 import aslconvert.kernels  # noqa: F401  registers torch.ops.asl
 from aslconvert.converter.ir.graph import arguments, aten, attribute, copy_graph
-from aslconvert.converter.passes.parameters import drop_unused, put_parameter, readers, stored
+from aslconvert.converter.passes.parameters import drop_unused, put_parameter, read_targets, readers, stored
 from aslconvert.converter.passes.verify import verify
 
 MACS_PER_COPY = 16
@@ -41,13 +41,14 @@ ELEMENTWISE = {
 def absorb_sources(gm: fx.GraphModule) -> fx.GraphModule:
     """A copy of ``gm`` in which shifts read their channels in order (source None) where the producer can see to it."""
     gm = copy_graph(gm)
+    before = read_targets(gm)
     for node in list(gm.graph.nodes):
         if node.target is torch.ops.asl.active_shift.default and node.args[2] is not None:
             chain = _chain(node)
             if chain is not None and _worthwhile(gm, node, chain[-1]):
                 _absorb(gm, node, chain)
     gm.graph.eliminate_dead_code()
-    drop_unused(gm)
+    drop_unused(gm, before)
     gm.recompile()
     return verify(gm)
 

@@ -13,18 +13,19 @@ import torch
 from torch import Tensor, fx
 
 from aslconvert.converter.ir.graph import CONVOLUTIONS, arguments, aten, attribute, copy_graph
-from aslconvert.converter.passes.parameters import drop_unused, free_name, put_parameter, readers, stored
+from aslconvert.converter.passes.parameters import drop_unused, free_name, put_parameter, read_targets, readers, stored
 from aslconvert.converter.passes.verify import verify
 
 
 def fold_batch_norm(gm: fx.GraphModule) -> fx.GraphModule:
     """A copy of ``gm`` with every batch norm that directly follows a convolution or linear layer folded into it."""
     gm = copy_graph(gm)
+    before = read_targets(gm)
     for node in list(gm.graph.nodes):
         if node.target is aten.batch_norm.default and _foldable(node):
             _fold(gm, node)
     gm.graph.eliminate_dead_code()
-    drop_unused(gm)
+    drop_unused(gm, before)
     gm.recompile()
     return verify(gm)
 

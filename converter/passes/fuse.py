@@ -11,7 +11,7 @@ from torch import fx
 
 import aslconvert.kernels  # noqa: F401  registers torch.ops.asl
 from aslconvert.converter.ir.graph import arguments, aten, attribute, copy_graph
-from aslconvert.converter.passes.parameters import drop_unused, put_parameter, readers, stored
+from aslconvert.converter.passes.parameters import drop_unused, put_parameter, read_targets, readers, stored
 from aslconvert.converter.passes.verify import verify
 
 RELUS = (aten.relu.default, aten.relu_.default)
@@ -20,13 +20,14 @@ RELUS = (aten.relu.default, aten.relu_.default)
 def fuse(gm: fx.GraphModule) -> fx.GraphModule:
     """A copy of ``gm`` on the fused op, for running with aslconvert's kernels."""
     gm = copy_graph(gm)
+    before = read_targets(gm)
     for node in list(gm.graph.nodes):
         if node.target is torch.ops.asl.active_shift.default:
             conv = pointwise_reader(node)
             if conv is not None:
                 _fuse(gm, node, conv)
     gm.graph.eliminate_dead_code()
-    drop_unused(gm)
+    drop_unused(gm, before)
     gm.recompile()
     return verify(gm)
 

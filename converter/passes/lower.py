@@ -17,7 +17,7 @@ import aslconvert.kernels  # noqa: F401  registers torch.ops.asl
 from aslconvert.converter.errors import InternalError
 from aslconvert.converter.ir.graph import arguments, aten, attribute
 from aslconvert.converter.passes.absorb_sources import absorb_sources
-from aslconvert.converter.passes.parameters import drop_unused, put_buffer, put_parameter
+from aslconvert.converter.passes.parameters import drop_unused, put_buffer, put_parameter, read_targets
 from aslconvert.converter.passes.sort_rows import sort_rows
 from aslconvert.converter.passes.verify import verify
 
@@ -29,6 +29,7 @@ def lower(gm: fx.GraphModule) -> fx.GraphModule:
     nothing where the producer's rows can be given in the right order and number, else it is an ``index_select``.
     """
     gm = sort_rows(absorb_sources(gm))
+    before = read_targets(gm)
     baked: dict[tuple[object, ...], _Depthwise] = {}
     for node in list(gm.graph.nodes):
         if node.target is torch.ops.asl.active_shift.default:
@@ -36,7 +37,7 @@ def lower(gm: fx.GraphModule) -> fx.GraphModule:
         elif node.target is torch.ops.asl.shift_pointwise.default:
             raise InternalError("bad_graph", f"'{node.name}' is already fused; lower the graph before fusing it.")
     gm.graph.eliminate_dead_code()
-    drop_unused(gm)
+    drop_unused(gm, before)
     gm.recompile()
     return verify(gm)
 

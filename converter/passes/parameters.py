@@ -52,11 +52,25 @@ def _exists(gm: fx.GraphModule, target: str) -> bool:
         return False
 
 
-def drop_unused(gm: fx.GraphModule) -> None:
-    """Remove parameters, buffers and submodules that no node of the graph reads."""
-    used = {node.target for node in gm.graph.nodes if node.op in ("get_attr", "call_module")}
+def read_targets(gm: fx.GraphModule) -> set[str]:
+    """The names of the tensors and submodules that the graph reads, with the second names of tied ones."""
+    # Exported graphs also hold get_attr nodes that nothing uses, such as those of batch counters.
+    read = {str(n.target) for n in gm.graph.nodes if n.op == "call_module" or (n.op == "get_attr" and n.users)}
+    tensors = {id(attribute(gm, target)) for target in read}
+    return read | {name for name, value in gm.named_parameters(remove_duplicate=False) if id(value) in tensors}
+
+
+def drop_unused(gm: fx.GraphModule, read_before: set[str]) -> None:
+    """Remove the tensors that a pass took out of use, given what the graph read before it.
+
+    What the graph never read (the batch counters of batch norms, say) stays, so that names keep matching the
+    original's, unless all that was read of its module is gone.
+    """
+    used = read_targets(gm)
+    gone = {name.rpartition(".")[0] for name in read_before - used} - {name.rpartition(".")[0] for name in used}
     for name in [name for name, _ in (*gm.named_parameters(remove_duplicate=False), *gm.named_buffers())]:
-        if not any(name == target or name.startswith(f"{target}.") for target in used):
+        out_of_use = name in read_before or name.rpartition(".")[0] in gone
+        if out_of_use and not any(name == target or name.startswith(f"{target}.") for target in used):
             holder, last = _holder(gm, name)
             _clear(holder, last)
     _drop_empty(gm)

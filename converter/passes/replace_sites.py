@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import fx, nn
+from torch import fx
 
 import aslconvert.kernels  # noqa: F401  registers torch.ops.asl
 from aslconvert.converter.fit.rows import Block
 from aslconvert.converter.ir.graph import arguments, aten, attribute, copy_graph, find_sites
 from aslconvert.converter.ir.site import ConvSite
-from aslconvert.converter.passes.parameters import drop_unused, put_buffer, put_parameter
+from aslconvert.converter.passes.parameters import drop_unused, put_buffer, put_parameter, read_targets
 from aslconvert.converter.passes.verify import verify
 
 
@@ -26,6 +26,7 @@ def replace_sites(gm: fx.GraphModule, blocks: Mapping[str, Block]) -> fx.GraphMo
     Raises KeyError for a name that is no site of ``gm``, ValueError for a block that does not fit its site.
     """
     gm = copy_graph(gm)
+    before = read_targets(gm)
     sites, _ = find_sites(gm)
     unknown = set(blocks) - {site.name for site in sites}
     if unknown:
@@ -45,7 +46,7 @@ def replace_sites(gm: fx.GraphModule, blocks: Mapping[str, Block]) -> fx.GraphMo
             stored[site.key] = _store(gm, site, block, _prefix(site, name, kept_weights, set(stored.values())))
         _rewrite(gm, nodes[site.node], site, stored[site.key], has_bias=block.bias is not None)
     gm.graph.eliminate_dead_code()
-    drop_unused(gm)
+    drop_unused(gm, before)
     gm.recompile()
     return verify(gm)
 
@@ -97,10 +98,6 @@ def _store(gm: fx.GraphModule, site: ConvSite, block: Block, prefix: str) -> str
     put_buffer(gm, f"{prefix}.source", block.source.detach().to(device=device, dtype=torch.int64).clone())
     if block.bias is not None:
         put_parameter(gm, f"{prefix}.bias", block.bias.detach().to(**like).clone())
-    else:
-        holder = attribute(gm, prefix)
-        if isinstance(getattr(holder, "bias", None), nn.Parameter):
-            holder.bias = None
     return prefix
 
 

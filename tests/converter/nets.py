@@ -122,5 +122,5 @@ class Odd(nn.Module):
         x = self.even(x) + F.conv2d(x, self.kernel, padding=1)
         x = self.depthwise(self.grouped(x)) + self.normed(x)
         with torch.no_grad():
-            x = self.frozen(x)
-        return self.strided(self.point(x))
+            y = self.frozen(x)
+        return self.strided(self.point(x + y))
