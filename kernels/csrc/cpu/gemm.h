@@ -26,7 +26,7 @@ inline torch::stable::Tensor as_tensor(const Matrix& matrix, torch::headeronly::
 // out = left . right
 inline void multiply(const torch::stable::Tensor& out, const torch::stable::Tensor& left,
                      const torch::stable::Tensor& right) {
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(out.get(), left.get(), right.get()));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(out.get(), left.get(), right.get()));
 }
 
 }  // namespace asl
