@@ -41,7 +41,7 @@ def heal(
     *,
     seconds: float,
     seed: int,
-    batch: int = BATCH,
+    batch: int | None = None,
     checkpoint: Path | None = None,
     on_step: Callable[[float, float, float], None] | None = None,
     max_steps: int | None = None,
@@ -56,6 +56,7 @@ def heal(
         KeyboardInterrupt: passed on after the checkpoint was written.
         UserError: ``heal_diverged``, when the loss stops being finite.
     """
+    batch = batch or BATCH
     for parameter in gm.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     shifts = shift_names(gm)

@@ -69,18 +69,24 @@ def build_pool(
     teacher: Callable[..., Any],
     inputs: tuple[Tensor, ...],
     *,
+    batch: int | None = None,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Pool:
-    """Run the original over ``inputs`` once and keep its float outputs."""
+    """Run the original over ``inputs`` once and keep its float outputs.
+
+    ``batch`` is the model's own batch size where that is fixed; samples that do not fill a batch are then left out.
+    """
     collected: list[list[Tensor]] = []
-    total = len(inputs[0])
+    size = batch or TEACHER_BATCH
+    total = len(inputs[0]) if batch is None else len(inputs[0]) // batch * batch
+    inputs = tuple(x[:total] for x in inputs)
     with torch.no_grad():
-        for start in range(0, total, TEACHER_BATCH):
-            out = teacher(*(x[start : start + TEACHER_BATCH] for x in inputs))
+        for start in range(0, total, size):
+            out = teacher(*(x[start : start + size] for x in inputs))
             floats = [o for o in flatten(out) if o.is_floating_point()]
             collected.append(floats)
             if on_batch is not None:
-                on_batch(min(start + TEACHER_BATCH, total), total)
+                on_batch(min(start + size, total), total)
     return Pool(inputs=inputs, outputs=tuple(torch.cat(parts) for parts in zip(*collected, strict=True)))
 
 

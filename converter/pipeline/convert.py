@@ -1,0 +1,253 @@
+"""The pipeline from a model to its faster variants, their proof and their report."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import Tensor
+
+from aslconvert.converter.cost.device import device_profile, usable_cores
+from aslconvert.converter.cost.runtimes import torch_threads
+from aslconvert.converter.errors import TargetNotReached, UsageError
+from aslconvert.converter.export.atomic import write_files
+from aslconvert.converter.export.verify import verify_dir
+from aslconvert.converter.export.write import write_artifacts
+from aslconvert.converter.fit.importance import output_importance
+from aslconvert.converter.heal.pool import build_pool, draw_samples, pool_size
+from aslconvert.converter.options import ConvertOptions
+from aslconvert.converter.pipeline import record
+from aslconvert.converter.pipeline.judge import AGREEMENT_NAME, DEFAULT_MAX_DROP, Judge, metric_for
+from aslconvert.converter.pipeline.planning import Planned, Survey, load_plans, make_plans, store_plans, survey
+from aslconvert.converter.pipeline.state import State
+from aslconvert.converter.pipeline.subject import Subject, open_subject
+from aslconvert.converter.pipeline.timing import ORIGINAL, Timer
+from aslconvert.converter.pipeline.variants import Made, Workshop, focused
+from aslconvert.converter.progress import Progress, SilentProgress
+from aslconvert.converter.report.html import render_html
+from aslconvert.converter.report.schema import Artifact, Report
+from aslconvert.converter.search.frontier import Point, choose, dominated
+
+Batches = list[tuple[Tensor, ...]]
+
+HEAL_SAMPLES = 4096
+QUICK_ROUNDS = 7
+
+
+def convert(model: str, *, data: str, out: Path, options: ConvertOptions, progress: Progress | None = None) -> Report:
+    """Convert ``model`` with ``data`` and write the chosen variant, ``report.json`` and ``report.html`` to ``out``.
+
+    Frontier points are chosen on the validate split and reported on the test split.
+
+    Raises:
+        ModelRefused, UsageError, NothingToConvert: before anything is written.
+        TargetNotReached: after the best that was found is written; or ``does_not_pay``, with nothing written.
+        VerificationFailed: an artifact does not reproduce the chosen variant.
+    """
+    progress = progress or SilentProgress()
+    if options.device != "cpu":
+        raise UsageError("device", f"Conversion runs on the CPU here, not on {options.device}.", hint="--device cpu")
+    with torch_threads(options.threads or usable_cores()):
+        return _Conversion(model, data=data, out=out, options=options, progress=progress).run()
+
+
+class _Conversion:
+    def __init__(self, model: str, *, data: str, out: Path, options: ConvertOptions, progress: Progress) -> None:
+        self.out = out
+        self.options = options
+        self.progress = progress
+        self.timings: dict[str, float] = {}
+        self.threads = options.threads or usable_cores()
+        with self._timed("open"):
+            progress.stage("open model and data")
+            self.subject: Subject = open_subject(model, data=data, options=options)
+        self.metric = metric_for(self.subject.data.split("test"), options.metric)
+
+    def run(self) -> Report:
+        timer = Timer(self.subject.program, self.subject.example, threads=self.threads, seed=self.options.seed)
+        try:
+            with self._timed("original"):
+                self.progress.stage("time the original")
+                timer.add_original(self.subject.original)
+                runtime, _ = timer.fastest_original(rounds=QUICK_ROUNDS)
+            started = time.monotonic()
+            batches = self.subject.calibration(self.options)
+            if self.options.dry_run:
+                found = survey(self.subject, batches, self.options, progress=self.progress)
+                plans = make_plans(self.subject, found, timer, self.options, runtime=runtime, progress=self.progress)
+                return self._dry_report(plans, found, timer)
+            state = State(self.out, fingerprint=self._fingerprint(), resume=self.options.resume)
+            with self._timed("search"):
+                plans, found = self._plans(state, batches, timer, runtime)
+            with self._timed("fit and heal"):
+                made = self._variants(state, batches, plans, found, started)
+            report = self._judge(made, found, timer)
+            state.remove()
+        finally:
+            timer.close()
+        self._tell_if_missed(report)
+        return report
+
+    def _plans(self, state: State, batches: Batches, timer: Timer, runtime: str) -> tuple[list[Planned], Survey]:
+        stored = load_plans(state)
+        if stored is not None:
+            plans, costs, damage = stored
+            importance = output_importance(self.subject.gm, self.subject.sites, batches[:2], seed=self.options.seed)
+            return plans, Survey(costs=costs, damage=damage, importance=importance)
+        found = survey(self.subject, batches, self.options, progress=self.progress)
+        plans = make_plans(self.subject, found, timer, self.options, runtime=runtime, progress=self.progress)
+        store_plans(state, plans, found)
+        return plans, found
+
+    def _variants(
+        self, state: State, batches: Batches, plans: list[Planned], found: Survey, started: float
+    ) -> list[Made]:
+        self.progress.stage("the original's answers")
+        subject, options = self.subject, self.options
+        heal_split = subject.data.split("heal")
+        probe = draw_samples(heal_split, 1, crop=options.heal_crop, seed=options.seed)
+        limit = pool_size(probe, subject.gm(*probe) if subject.fixed_batch is None else subject.gm(*subject.example))
+        count = min(HEAL_SAMPLES, limit)
+        inputs = draw_samples(heal_split, count, crop=options.heal_crop, seed=options.seed + 1)
+        pool = build_pool(
+            subject.gm,
+            inputs,
+            batch=subject.fixed_batch,
+            on_batch=lambda done, total: self.progress.update(done, total, "samples"),
+        )
+        workshop = Workshop(
+            subject,
+            batches,
+            pool,
+            state,
+            options,
+            deadline=started + options.budget_seconds,
+            progress=self.progress,
+        )
+        return workshop.make_all(plans, found.importance)
+
+    def _judge(self, made: list[Made], found: Survey, timer: Timer) -> Report:
+        subject, options = self.subject, self.options
+        with self._timed("measure"):
+            self.progress.stage("measure")
+            for variant in made:
+                timer.add_variant(variant.planned.id, variant.gm)
+            focus = focused([variant.planned for variant in made], options)
+            if focus is not None:
+                timer.add_compiled(focus.id, next(v.gm for v in made if v.planned is focus))
+            latency = timer.measure()
+            fastest = min(value.p50_ms for value in latency[ORIGINAL].values())
+            speedups = {
+                v.planned.id: fastest / min(value.p50_ms for value in latency[v.planned.id].values()) for v in made
+            }
+            validate = self._judge_of("validate")
+            chosen_by = [Point(v.planned.id, speedups[v.planned.id], validate.score(v.gm).loss) for v in made]
+            min_speedup, max_drop = self._wish()
+            chosen, _ = choose(chosen_by, min_speedup=min_speedup, max_drop=max_drop)
+            test = self._judge_of("test")
+            scores = {v.planned.id: test.score(v.gm) for v in made}
+            worse = dominated([Point(key, speedups[key], score.loss) for key, score in scores.items()])
+        best = next(v for v in made if v.planned.id == chosen)
+        with self._timed("artifacts"):
+            self.progress.stage("write and verify artifacts")
+            written = write_artifacts(self.out, best.gm, subject.program, inputs=subject.example)
+            sizes = {item["path"]: item["bytes"] for item in written}
+            proofs = verify_dir(self.out)
+        artifacts = [
+            Artifact(
+                path=proof["path"],
+                sha256=proof["sha256"],
+                kind=proof["kind"],
+                bytes=sizes.get(proof["path"]),
+                max_abs_diff=proof["max_abs_diff"],
+                reloaded=proof["reloaded"],
+            )
+            for proof in proofs
+        ]
+        report = record.assemble(
+            subject,
+            device=device_profile(threads=self.threads),
+            original=record.original_record(subject, test.original, latency[ORIGINAL]),
+            sites=record.site_records(subject, best.planned.plan, best, found.costs),
+            variants=[
+                record.variant_record(
+                    v, subject, scores[v.planned.id], latency[v.planned.id], fastest, dominated=v.planned.id in worse
+                )
+                for v in made
+            ],
+            chosen=chosen,
+            artifacts=artifacts,
+            unavailable=timer.unavailable,
+            timings=self.timings,
+            seed=options.seed,
+        )
+        write_files(self.out, {"report.json": report.to_json().encode(), "report.html": render_html(report).encode()})
+        return report
+
+    def _judge_of(self, split: str) -> Judge:
+        return Judge(
+            self.subject.gm,
+            self.subject.data.split(split),
+            metric=self.metric,
+            batch=self.subject.fixed_batch,
+            seed=self.options.seed,
+        )
+
+    def _dry_report(self, plans: list[Planned], found: Survey, timer: Timer) -> Report:
+        test = self._judge_of("test")
+        focus = focused(plans, self.options) or plans[len(plans) // 2]
+        for planned in plans:
+            self.progress.note(f"{planned.id}: {planned.expected:.2f} times as fast, before healing")
+        return record.assemble(
+            self.subject,
+            device=device_profile(threads=self.threads),
+            original=record.original_record(self.subject, test.original, timer.measure(rounds=QUICK_ROUNDS)[ORIGINAL]),
+            sites=record.site_records(self.subject, focus.plan, None, found.costs),
+            variants=[],
+            chosen=None,
+            artifacts=[],
+            unavailable=timer.unavailable,
+            timings=self.timings,
+            seed=self.options.seed,
+        )
+
+    def _wish(self) -> tuple[float | None, float | None]:
+        options = self.options
+        if options.min_speedup is None and options.max_drop is None:
+            name = self.metric.name if self.metric is not None else AGREEMENT_NAME
+            return None, DEFAULT_MAX_DROP[name]
+        return options.min_speedup, options.max_drop
+
+    def _tell_if_missed(self, report: Report) -> None:
+        variant = report.chosen_variant
+        if variant is None:
+            return
+        min_speedup, max_drop = self._wish()
+        if min_speedup is not None and variant.best_speedup < min_speedup:
+            raise TargetNotReached(
+                "speedup_not_reached",
+                f"No variant is {min_speedup:g} times as fast as the original; the fastest, {variant.id}, is "
+                f"{variant.best_speedup:.2f} times as fast. It was written to '{self.out}'.",
+            )
+        loss = variant.loss.value if variant.loss is not None else variant.agreement.relative_l2
+        if max_drop is not None and loss > max_drop:
+            raise TargetNotReached(
+                "accuracy_not_reached",
+                f"No variant loses at most {max_drop:g}; the best, {variant.id}, loses {loss:.4g}. "
+                f"It was written to '{self.out}'.",
+                hint="Give more time with --budget, or accept a larger --max-drop.",
+            )
+
+    def _fingerprint(self) -> str:
+        kept = dataclasses.replace(self.options, resume=False, dry_run=False)
+        return hashlib.sha256(f"{self.subject.fingerprint}|{kept}".encode()).hexdigest()
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        begun = time.monotonic()
+        yield
+        self.timings[stage] = time.monotonic() - begun

@@ -1,0 +1,189 @@
+"""From measurements to plans: the variants worth healing, each meant for one point of the frontier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from aslconvert.converter.errors import TargetNotReached
+from aslconvert.converter.fit.importance import output_importance
+from aslconvert.converter.ir.site import ConvSite
+from aslconvert.converter.options import ConvertOptions
+from aslconvert.converter.passes.replace_sites import replace_sites
+from aslconvert.converter.pipeline.state import State
+from aslconvert.converter.pipeline.subject import Subject
+from aslconvert.converter.pipeline.timing import Timer
+from aslconvert.converter.progress import Progress
+from aslconvert.converter.search.candidates import Candidate, stand_in
+from aslconvert.converter.search.costs import Costs, site_costs
+from aslconvert.converter.search.damage import Damage, site_damage
+from aslconvert.converter.search.plan import Plan, candidates_of, fastest_ms, plan_of, solve_plan
+
+LADDER = (0.6, 0.8, 1.0, 1.25, 1.6)
+"""Speed-ups tried, as factors on the asked one."""
+
+DEFAULT_SPEEDUPS = (1.5, 2.0, 2.5, 3.0, 4.0)
+"""Speed-ups tried where the user asks for accuracy."""
+
+MARGIN = 1.06
+"""A plan aims this much above its speed-up: the final measurement has noise of its own."""
+
+LEAST_GAIN = 1.05
+"""Below this speed-up a conversion does not pay."""
+
+CORRECTIONS = 3
+QUICK_ROUNDS = 7
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One variant to come: ``target`` is the speed-up it aims at, ``expected`` what its stand-in measured."""
+
+    id: str
+    plan: Plan
+    target: float
+    expected: float
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Measured cost and damage of every site's candidates, and the importance of each site's outputs."""
+
+    costs: dict[str, Costs]
+    damage: dict[str, Damage]
+    importance: dict[str, Tensor]
+
+
+def survey(
+    subject: Subject, batches: Sequence[tuple[Tensor, ...]], options: ConvertOptions, *, progress: Progress
+) -> Survey:
+    """Measure what each candidate of each site costs and damages."""
+    progress.stage("cost of each site")
+    costs = site_costs(subject.gm, subject.sites, subject.example, seed=options.seed)
+    progress.stage("damage of each site")
+    importance = output_importance(subject.gm, subject.sites, batches[:2], seed=options.seed)
+    damage = site_damage(
+        subject.gm,
+        subject.sites,
+        batches,
+        importance=importance,
+        on_site=lambda _, done, total: progress.update(done, total, "sites"),
+    )
+    return Survey(costs=costs, damage=damage, importance=importance)
+
+
+def make_plans(
+    subject: Subject, found: Survey, timer: Timer, options: ConvertOptions, *, runtime: str, progress: Progress
+) -> list[Planned]:
+    """Plans along the frontier, each checked by timing a stand-in of it against the original in ``runtime``.
+
+    Raises:
+        TargetNotReached: ``does_not_pay``, when no plan is faster than the original.
+    """
+    progress.stage("plans")
+    table = candidates_of(subject.sites, found.costs, found.damage)
+    search = _Search(subject, table, timer, runtime)
+    quickest = search.fastest(seed=options.seed)
+    if quickest.expected < LEAST_GAIN:
+        raise TargetNotReached(
+            "does_not_pay",
+            f"Converting does not pay here: the fastest form is {quickest.expected:.2f} times as fast as the original "
+            f"in {runtime}.",
+            hint="Keep the original.",
+        )
+    wanted = targets(options, quickest.expected)
+    plans: list[Planned] = []
+    for number, target in enumerate(wanted):
+        planned = search.towards(target, seed=options.seed)
+        if planned is not None and all(planned.plan != other.plan for other in plans):
+            plans.append(planned)
+        progress.update(number + 1, len(wanted), "plans")
+    if all(quickest.plan != other.plan for other in plans) and (not plans or len(plans) < len(wanted)):
+        plans.append(quickest)
+    return plans
+
+
+def targets(options: ConvertOptions, most: float) -> list[float]:
+    """Speed-ups to aim at, none beyond ``most``; where the wish is out of reach, points up to what can be had."""
+    base = [options.min_speedup * step for step in LADDER] if options.min_speedup else list(DEFAULT_SPEEDUPS)
+    reachable = [target for target in base if LEAST_GAIN <= target <= most / MARGIN]
+    if len(reachable) >= len(base) - 1:
+        return reachable
+    spread = [most ** (step / len(base)) for step in range(1, len(base) + 1)]
+    exact = [options.min_speedup] if options.min_speedup and options.min_speedup <= most / MARGIN else []
+    return sorted({*exact, *(target for target in spread if LEAST_GAIN <= target <= most / MARGIN)})
+
+
+class _Search:
+    def __init__(self, subject: Subject, table: Mapping[str, Sequence[Candidate]], timer: Timer, runtime: str) -> None:
+        self._subject = subject
+        self._table = table
+        self._timer = timer
+        self._runtime = runtime
+        self._sites: dict[str, ConvSite] = {site.name: site for site in subject.sites}
+
+    def fastest(self, *, seed: int) -> Planned:
+        chosen = {key: min(row, key=lambda c: c.latency_ms) for key, row in self._table.items()}
+        plan = plan_of(self._subject.sites, chosen)
+        speedup = self._time(plan, seed=seed)
+        return Planned(id=f"x{speedup:.2f}", plan=plan, target=speedup, expected=speedup)
+
+    def towards(self, target: float, *, seed: int) -> Planned | None:
+        """The least damaging plan whose stand-in measures at least ``target``, by correcting the predicted budget."""
+        slowest = sum(max(c.latency_ms for c in row) for row in self._table.values())
+        fastest = fastest_ms(self._table)
+        low, high = fastest, slowest
+        best: Planned | None = None
+        # Bisection on the sites' share of the time: the rest of the network is only known by timing the whole.
+        for _ in range(CORRECTIONS + 4):
+            budget = (low + high) / 2
+            chosen = solve_plan(self._table, budget)
+            if chosen is None:
+                low = budget
+                continue
+            plan = plan_of(self._subject.sites, chosen)
+            if best is not None and plan == best.plan:
+                low = budget
+                continue
+            speedup = self._time(plan, seed=seed)
+            if speedup >= target * MARGIN:
+                best = Planned(id=f"x{target:.2f}", plan=plan, target=target, expected=speedup)
+                low = budget
+                if speedup <= target * MARGIN * 1.03:
+                    break
+            else:
+                high = budget
+        return best
+
+    def _time(self, plan: Plan, *, seed: int) -> float:
+        blocks = {name: stand_in(self._sites[name], rows, seed=seed) for name, rows in plan.items() if rows is not None}
+        gm = replace_sites(self._subject.gm, blocks) if blocks else self._subject.gm
+        return self._timer.speedup_of(gm, self._runtime, rounds=QUICK_ROUNDS)
+
+
+def store_plans(state: State, plans: Sequence[Planned], found: Survey) -> None:
+    """Keep the plans for a resumed run."""
+    record = {
+        "plans": [asdict(planned) for planned in plans],
+        "costs": {name: _pairs(costs) for name, costs in found.costs.items()},
+        "damage": {name: _pairs(damage) for name, damage in found.damage.items()},
+    }
+    state.write("plans", record)
+
+
+def load_plans(state: State) -> tuple[list[Planned], dict[str, Costs], dict[str, Damage]] | None:
+    """What ``store_plans`` kept, or None."""
+    record = state.read("plans")
+    if record is None:
+        return None
+    plans = [Planned(**planned) for planned in record["plans"]]
+    costs: dict[str, Costs] = {name: dict(map(tuple, pairs)) for name, pairs in record["costs"].items()}
+    damage: dict[str, Damage] = {name: dict(map(tuple, pairs)) for name, pairs in record["damage"].items()}
+    return plans, costs, damage
+
+
+def _pairs(table: Mapping[Any, float]) -> list[list[Any]]:
+    return [[rows, value] for rows, value in table.items()]

@@ -1,0 +1,170 @@
+"""Puts everything that was found and measured into the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import fx
+
+from aslconvert.converter.cost.counts import count
+from aslconvert.converter.cost.device import DeviceProfile
+from aslconvert.converter.cost.latency import Latency
+from aslconvert.converter.ir.site import ConvSite
+from aslconvert.converter.pipeline.judge import Score
+from aslconvert.converter.pipeline.subject import Subject
+from aslconvert.converter.pipeline.timing import latency_values
+from aslconvert.converter.pipeline.variants import Made
+from aslconvert.converter.report.schema import (
+    Choice,
+    DataInfo,
+    InputInfo,
+    MetricValue,
+    ModelInfo,
+    Original,
+    Report,
+    SiteRecord,
+    Variant,
+)
+from aslconvert.converter.search.costs import Costs
+from aslconvert.converter.search.plan import Plan
+
+FITTED = "fitted"
+EXACT = "exact"
+DOES_NOT_PAY = "not_worth_it"
+
+
+def original_record(subject: Subject, metric: MetricValue | None, latency: Mapping[str, Latency]) -> Original:
+    """The model as it came in."""
+    counts = count(subject.original, subject.example)
+    return Original(
+        metric=metric, latency=latency_values(latency), params=counts.params, macs=counts.macs, bytes=counts.bytes
+    )
+
+
+def variant_record(
+    made: Made, subject: Subject, score: Score, latency: Mapping[str, Latency], fastest_ms: float, *, dominated: bool
+) -> Variant:
+    """A healed and measured variant; ``fastest_ms`` is the original's median in its fastest runtime."""
+    counts = count(made.gm, subject.example)
+    return Variant(
+        id=made.planned.id,
+        plan={
+            name: Choice(action="keep" if rows is None else "asl", rows=rows)
+            for name, rows in made.planned.plan.items()
+        },
+        metric=score.metric,
+        loss=score.change,
+        agreement=score.agreement,
+        latency=latency_values(latency),
+        speedup={runtime: fastest_ms / value.p50_ms for runtime, value in latency.items()},
+        params=counts.params,
+        macs=counts.macs,
+        bytes=counts.bytes,
+        dominated=dominated,
+        note=f"healed {made.healing_seconds:.0f} s, {made.healing_steps} steps, "
+        f"distillation loss {made.first_loss:.4g} to {made.last_loss:.4g}",
+    )
+
+
+def site_records(subject: Subject, plan: Plan, made: Made | None, costs: Mapping[str, Costs]) -> tuple[SiteRecord, ...]:
+    """Every convolution and what the chosen variant does with it."""
+    records = [_site(site, plan.get(site.name), made, costs[site.name]) for site in subject.sites]
+    records += [
+        SiteRecord(name=refusal.name, kind="conv", action="keep", reason=refusal.code, message=refusal.message)
+        for refusal in subject.refusals
+    ]
+    return tuple(records)
+
+
+def _site(site: ConvSite, rows: int | None, made: Made | None, costs: Costs) -> SiteRecord:
+    kind = f"{site.op} {'x'.join(map(str, site.geometry.kernel))}"
+    before = costs[None]
+    if rows is None:
+        return SiteRecord(
+            name=site.name,
+            kind=kind,
+            action="keep",
+            reason=DOES_NOT_PAY,
+            message="The plan gains more elsewhere.",
+            latency_before_ms=before,
+            latency_after_ms=before,
+        )
+    fit = made.fits.get(site.name) if made is not None else None
+    exact = rows >= site.in_channels * site.geometry.taps
+    return SiteRecord(
+        name=site.name,
+        kind=kind,
+        action="asl",
+        reason=EXACT if exact else FITTED,
+        message="All taps as rows: the convolution itself, on the fused kernel." if exact else "",
+        rows=rows,
+        shifts=() if fit is None or made is None else _shifts(made.gm, site, fit.block.shift),
+        fit_error=None if fit is None else fit.error,
+        latency_before_ms=before,
+        latency_after_ms=costs.get(rows),
+    )
+
+
+def _shifts(gm: fx.GraphModule, site: ConvSite, fitted: torch.Tensor) -> tuple[tuple[float, ...], ...]:
+    """The healed shifts relative to the kernel's centre, [K, D] in pixels."""
+    state = gm.state_dict()
+    shift = state.get(f"{site.name}.shift", fitted)
+    centre = site.geometry.tap_offsets().mean(0)
+    return tuple(tuple(round(float(v), 4) for v in row) for row in shift - centre)
+
+
+def assemble(
+    subject: Subject,
+    *,
+    device: DeviceProfile,
+    original: Original,
+    sites: tuple[SiteRecord, ...],
+    variants: Sequence[Variant],
+    chosen: str | None,
+    artifacts: Sequence[Any],
+    unavailable: Mapping[str, str],
+    timings: Mapping[str, float],
+    seed: int,
+) -> Report:
+    """The whole report."""
+    data = subject.data
+    return Report(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        model=ModelInfo(
+            name=subject.name,
+            source=subject.source,
+            sha256=subject.sha256,
+            inputs=tuple(
+                InputInfo(name=spec.name, shape=spec.shape, dtype=str(spec.dtype).removeprefix("torch."))
+                for spec in subject.specs
+            ),
+        ),
+        device=device,
+        data=DataInfo(
+            source=data.source,
+            samples=data.samples_by_split,
+            groups=data.groups_by_split,
+            preprocessing=data.preprocessing,
+            notes=data.notes,
+        ),
+        seeds={"seed": seed},
+        versions={**device.versions, "aslconvert": _version()},
+        original=original,
+        sites=sites,
+        variants=tuple(variants),
+        chosen=chosen,
+        artifacts=tuple(artifacts),
+        runtimes_unavailable=dict(unavailable),
+        timings={stage: round(seconds, 2) for stage, seconds in timings.items()},
+    )
+
+
+def _version() -> str:
+    try:
+        return metadata.version("aslconvert")
+    except metadata.PackageNotFoundError:
+        return "unpackaged"

@@ -1,0 +1,86 @@
+"""What an interrupted conversion leaves behind, so that --resume goes on instead of starting over."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from aslconvert.converter.errors import UsageError
+from aslconvert.converter.export.atomic import write_file
+from aslconvert.converter.fit.layerwise import SiteFit
+from aslconvert.converter.fit.rows import Block
+
+FOLDER = ".state"
+
+
+class State:
+    """A folder inside the output folder; removed when the conversion is done."""
+
+    def __init__(self, out: Path, *, fingerprint: str, resume: bool) -> None:
+        self.folder = out / FOLDER
+        record = self.folder / "run.json"
+        if not resume:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        elif not record.is_file():
+            raise UsageError("nothing_to_resume", f"'{out}' holds no interrupted run.", hint="Leave --resume away.")
+        elif json.loads(record.read_text())["fingerprint"] != fingerprint:
+            raise UsageError(
+                "resume_mismatch",
+                f"The interrupted run in '{out}' had another model, other data or other options.",
+                hint="Give the same ones, or leave --resume away to start over.",
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_file(record, json.dumps({"fingerprint": fingerprint}).encode())
+
+    def read(self, name: str) -> Any:
+        """The JSON value stored under ``name``, or None."""
+        path = self.folder / f"{name}.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def write(self, name: str, value: Any) -> None:
+        """Store a JSON value."""
+        write_file(self.folder / f"{name}.json", json.dumps(value).encode())
+
+    def checkpoint(self, name: str) -> Path:
+        """Where the healing of ``name`` keeps its checkpoint."""
+        return self.folder / f"{name}.heal.pt"
+
+    def read_fits(self, name: str) -> dict[str, SiteFit] | None:
+        """The fitted sites of a variant, or None."""
+        path = self.folder / f"{name}.safetensors"
+        if not path.is_file():
+            return None
+        tensors = load_file(path)
+        names = sorted({key.rpartition("|")[0] for key in tensors})
+        return {
+            site: SiteFit(
+                block=Block(
+                    source=tensors[f"{site}|source"],
+                    shift=tensors[f"{site}|shift"],
+                    weight=tensors[f"{site}|weight"],
+                    bias=tensors.get(f"{site}|bias"),
+                ),
+                error=float(tensors[f"{site}|error"]),
+            )
+            for site in names
+        }
+
+    def write_fits(self, name: str, fits: dict[str, SiteFit]) -> None:
+        """Store the fitted sites of a variant."""
+        tensors: dict[str, Tensor] = {}
+        for site, fit in fits.items():
+            block = fit.block
+            parts = {"source": block.source, "shift": block.shift, "weight": block.weight, "bias": block.bias}
+            parts["error"] = torch.tensor(fit.error)
+            tensors |= {f"{site}|{part}": t.detach().clone() for part, t in parts.items() if t is not None}
+        write_file(self.folder / f"{name}.safetensors", save(tensors))
+
+    def remove(self) -> None:
+        """The conversion is done: nothing is left to resume."""
+        shutil.rmtree(self.folder, ignore_errors=True)

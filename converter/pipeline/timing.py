@@ -1,0 +1,115 @@
+"""Latency of the original and of the variants in every runtime, interleaved in one run."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+
+from aslconvert.converter.cost.latency import Latency, measure
+from aslconvert.converter.cost.runtimes import available_runtimes, compile_runner, onnx_runner, torch_runner
+from aslconvert.converter.errors import AslconvertError
+from aslconvert.converter.export.onnx import onnx_bytes
+from aslconvert.converter.export.reexport import reexport_like
+from aslconvert.converter.ir.graph import copy_graph
+from aslconvert.converter.passes.fuse import fuse
+from aslconvert.converter.passes.lower import lower
+from aslconvert.converter.report.schema import LatencyValue
+
+ORIGINAL = "original"
+FINAL_ROUNDS = 15
+
+
+class Timer:
+    """Holds runners by (model, runtime) and times them together.
+
+    The original runs as it came in: eager in both layouts, compiled, and in ONNX Runtime. A variant runs on the fused
+    op in eager torch and lowered in ONNX Runtime; compiled too where asked, which takes half a minute.
+    """
+
+    def __init__(self, program: ExportedProgram, example: tuple[Tensor, ...], *, threads: int, seed: int) -> None:
+        self._program = program
+        self._example = example
+        self._threads = threads
+        self._seed = seed
+        self._runners: dict[tuple[str, str], Callable[[], Any]] = {}
+        self._folder = tempfile.TemporaryDirectory(prefix="aslconvert-")
+        self.unavailable: dict[str, str] = {k: v for k, v in available_runtimes().items() if v is not None}
+
+    def close(self) -> None:
+        """Drop the runners and the temporary files."""
+        self._runners.clear()
+        self._folder.cleanup()
+
+    def add_original(self, gm: fx.GraphModule) -> None:
+        """The original in every runtime that works here."""
+        self._runners[ORIGINAL, "torch"] = torch_runner(gm, self._example)
+        self._runners[ORIGINAL, "torch_channels_last"] = torch_runner(gm, self._example, channels_last=True)
+        self._try(ORIGINAL, "compile", lambda: compile_runner(copy_graph(gm), self._example))
+        self._try(ORIGINAL, "onnxruntime", lambda: self._onnx(ORIGINAL, self._program))
+
+    def add_variant(self, name: str, gm: fx.GraphModule) -> None:
+        """A variant (as ``replace_sites`` gives it) in eager torch and in ONNX Runtime."""
+        self._runners[name, "torch"] = torch_runner(fuse(gm), self._example)
+        self._try(name, "onnxruntime", lambda: self._onnx(name, reexport_like(lower(gm), self._program)))
+
+    def add_compiled(self, name: str, gm: fx.GraphModule) -> None:
+        """A variant compiled, on the fused op."""
+        self._try(name, "compile", lambda: compile_runner(fuse(gm), self._example))
+
+    def measure(self, *, rounds: int = FINAL_ROUNDS) -> dict[str, dict[str, Latency]]:
+        """Time everything that was added, interleaved: latency by model and runtime."""
+        timed = measure(
+            {f"{name}|{runtime}": run for (name, runtime), run in self._runners.items()},
+            rounds=rounds,
+            seed=self._seed,
+        )
+        table: dict[str, dict[str, Latency]] = {}
+        for key, latency in timed.items():
+            name, _, runtime = key.rpartition("|")
+            table.setdefault(name, {})[runtime] = latency
+        return table
+
+    def speedup_of(self, gm: fx.GraphModule, runtime: str, *, rounds: int) -> float:
+        """Quick figure: the original in ``runtime`` over ``gm`` on the fused op, interleaved."""
+        timed = measure(
+            {"original": self._runners[ORIGINAL, runtime], "variant": torch_runner(fuse(gm), self._example)},
+            rounds=rounds,
+            seed=self._seed,
+        )
+        return timed["original"].p50_ms / timed["variant"].p50_ms
+
+    def fastest_original(self, *, rounds: int) -> tuple[str, float]:
+        """The original's fastest runtime and its median in milliseconds."""
+        runners = {runtime: run for (name, runtime), run in self._runners.items() if name == ORIGINAL}
+        timed = measure(runners, rounds=rounds, seed=self._seed)
+        best = min(timed, key=lambda runtime: timed[runtime].p50_ms)
+        return best, timed[best].p50_ms
+
+    def _onnx(self, name: str, program: ExportedProgram) -> Callable[[], Any]:
+        path = Path(self._folder.name) / f"{name}.onnx"
+        path.write_bytes(onnx_bytes(program))
+        return onnx_runner(path, self._example, threads=self._threads)
+
+    def _try(self, name: str, runtime: str, build: Callable[[], Callable[[], Any]]) -> None:
+        if runtime in self.unavailable:
+            return
+        try:
+            self._runners[name, runtime] = build()
+        except AslconvertError as error:
+            if name == ORIGINAL:
+                self.unavailable[runtime] = error.message
+            else:
+                self.unavailable[f"{runtime} of {name}"] = error.message
+
+
+def latency_values(table: Mapping[str, Latency]) -> dict[str, LatencyValue]:
+    """The report's form of a measurement."""
+    return {
+        runtime: LatencyValue(p50_ms=value.p50_ms, p95_ms=value.p95_ms, ci=(value.ci_low, value.ci_high))
+        for runtime, value in table.items()
+    }

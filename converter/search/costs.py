@@ -1,0 +1,124 @@
+"""Measured latency of every site's candidates on this device, at the shapes the model will meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+import aslconvert.kernels  # noqa: F401  registers torch.ops.asl
+from aslconvert.converter.cost.latency import measure
+from aslconvert.converter.ir.graph import aten
+from aslconvert.converter.ir.site import ConvSite
+from aslconvert.converter.search.candidates import row_grid, stand_in
+
+ROUNDS = 7
+MIN_TIME = 0.004
+
+Costs = dict[int | None, float]
+"""Milliseconds by rows; None is the kept convolution."""
+
+
+def input_shapes(
+    gm: fx.GraphModule, sites: Sequence[ConvSite], inputs: tuple[Tensor, ...]
+) -> dict[str, tuple[int, ...]]:
+    """Shape of each site's input when the model is called with ``inputs``."""
+    nodes = {node.name: node for node in gm.graph.nodes}
+    recorder = _Shapes(gm)
+    with torch.no_grad():
+        recorder.run(*inputs)
+    return {site.name: recorder.shapes[nodes[site.node].args[0]] for site in sites}
+
+
+def site_costs(
+    gm: fx.GraphModule, sites: Sequence[ConvSite], inputs: tuple[Tensor, ...], *, seed: int
+) -> dict[str, Costs]:
+    """Latency of the kept convolution (eager torch) and of each row count (fused op), per call of the site.
+
+    A ReLU that alone reads the convolution is counted on both sides, as the fused op takes it along. Sites of equal
+    shape and geometry are measured once; row counts between the probed ones are interpolated.
+    """
+    shapes = input_shapes(gm, sites, inputs)
+    nodes = {node.name: node for node in gm.graph.nodes}
+    runners: dict[str, Callable[[], Any]] = {}
+    kinds: dict[str, tuple[Any, ...]] = {}
+    for site in sites:
+        relu = _only_relu(nodes[site.node])
+        kinds[site.name] = (shapes[site.name], site.out_channels, site.geometry, site.dtype, relu)
+    representatives: dict[tuple[Any, ...], ConvSite] = {}
+    for site in sites:
+        representatives.setdefault(kinds[site.name], site)
+    for index, (kind, site) in enumerate(representatives.items()):
+        x = torch.rand(shapes[site.name], generator=torch.Generator().manual_seed(seed)).to(site.dtype)
+        runners[f"{index}:keep"] = _keep_runner(site, x, relu=kind[-1])
+        for rows in row_grid(site, probed=True):
+            runners[f"{index}:{rows}"] = _rows_runner(site, x, rows, relu=kind[-1], seed=seed)
+    timed = measure(runners, rounds=ROUNDS, min_time=MIN_TIME, seed=seed)
+    by_kind: dict[tuple[Any, ...], Costs] = {}
+    for index, (kind, site) in enumerate(representatives.items()):
+        probed = {rows: timed[f"{index}:{rows}"].p50_ms for rows in row_grid(site, probed=True)}
+        costs: Costs = {rows: interpolate(probed, rows) for rows in row_grid(site)}
+        costs[None] = timed[f"{index}:keep"].p50_ms
+        by_kind[kind] = costs
+    return {site.name: by_kind[kinds[site.name]] for site in sites}
+
+
+def interpolate(known: Mapping[int, float], at: int) -> float:
+    """Piecewise linear through ``known`` (at least one point), constant beyond its ends."""
+    points = sorted(known.items())
+    if at <= points[0][0]:
+        return points[0][1]
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if at <= x1:
+            return y0 + (y1 - y0) * (at - x0) / (x1 - x0)
+    return points[-1][1]
+
+
+class _Shapes(fx.Interpreter):
+    def __init__(self, gm: fx.GraphModule) -> None:
+        super().__init__(gm)
+        self.shapes: dict[Any, tuple[int, ...]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, Tensor):
+            self.shapes[n] = tuple(value.shape)
+        return value
+
+
+def _only_relu(node: fx.Node) -> bool:
+    users = list(node.users)
+    return len(users) == 1 and users[0].target in (aten.relu.default, aten.relu_.default)
+
+
+def _keep_runner(site: ConvSite, x: Tensor, *, relu: bool) -> Callable[[], Any]:
+    geometry = site.geometry
+    weight = torch.randn(site.out_channels, site.in_channels, *geometry.kernel, dtype=site.dtype)
+    bias = torch.zeros(site.out_channels, dtype=site.dtype)
+    pads = [p for before, after in zip(geometry.padding_before[::-1], geometry.padding_after[::-1], strict=True)
+            for p in (before, after)]  # fmt: skip
+    symmetric = geometry.padding_before == geometry.padding_after
+
+    def run() -> Any:
+        with torch.inference_mode():
+            source = x if symmetric else torch.nn.functional.pad(x, pads)
+            padding = list(geometry.padding_before) if symmetric else 0
+            y = torch.nn.functional.conv2d(source, weight, bias, geometry.stride, padding, geometry.dilation)
+            return torch.relu(y) if relu else y
+
+    return run
+
+
+def _rows_runner(site: ConvSite, x: Tensor, rows: int, *, relu: bool, seed: int) -> Callable[[], Any]:
+    block = stand_in(site, rows, seed=seed)
+    weight, bias = block.weight.to(site.dtype), None if block.bias is None else block.bias.to(site.dtype)
+    stride, delta = list(site.geometry.stride), list(site.geometry.delta)
+
+    def run() -> Any:
+        with torch.inference_mode():
+            return torch.ops.asl.shift_pointwise(x, block.shift, block.source, weight, bias, stride, delta, relu)
+
+    return run
