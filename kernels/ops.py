@@ -138,10 +138,6 @@ def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:
     raise NotImplementedError("asl::active_shift has no second derivative; detach its gradient first")
 
 
-def _inference_only(ctx: Any, *grads: Tensor) -> None:
-    raise NotImplementedError("asl::shift_pointwise is for inference; train with asl::active_shift and a 1x1")
-
-
 torch.library.register_autograd("asl::active_shift", _active_shift_grad, setup_context=_save_for_backward, lib=_LIBRARY)
 torch.library.register_autograd("asl::active_shift_backward", _no_second_derivative, lib=_LIBRARY)
 
@@ -194,8 +190,11 @@ def shift_pointwise(
 
     Raises:
         RuntimeError: an argument has the wrong dims, type, size or range.
-        NotImplementedError: on a backward pass; the op is for inference.
+        NotImplementedError: a gradient would be needed; the op is for inference.
     """
+    # The op itself has no autograd kernel: torch's Python one would cost as much as a small layer on every call.
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, shift, weight, bias)):
+        raise NotImplementedError("shift_pointwise is for inference; train with active_shift and a 1x1 convolution")
     axes = x.dim() - 2
     y: Tensor = torch.ops.asl.shift_pointwise(
         x,

@@ -18,7 +18,7 @@ namespace asl {
 namespace {
 
 // A panel beyond this falls out of the second-level cache; one of fewer pixels starves the matrix product.
-static const int64_t kPanelBytes = std::getenv("PB") ? std::atoi(std::getenv("PB")) * 1024 : 512 * 1024;
+constexpr int64_t kPanelBytes = 256 * 1024;
 constexpr int64_t kFewestPixels = 192;
 constexpr int64_t kMostPixels = 4096;
 

@@ -1,0 +1,103 @@
+"""Random problems for the ops, and the comparison with the reference that every test of them shares."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import torch
+from aslconvert.kernels import reference
+from torch import Tensor
+
+# Relative to the largest expected value; bfloat16 rounds the shifted panel before the product.
+TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12, torch.bfloat16: 4e-2}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The arguments shared by the three ops."""
+
+    x: Tensor
+    shift: Tensor
+    source: Tensor | None
+    stride: list[int]
+    delta: list[int]
+
+    def arguments(self) -> tuple[Tensor, Tensor, Tensor | None, list[int], list[int]]:
+        return self.x, self.shift, self.source, self.stride, self.delta
+
+
+def random_problem(seed: int, dtype: torch.dtype) -> Problem:
+    """Shapes from one pixel to odd widths past a vector, all layouts, whole, half and free shifts near and far."""
+    draw = random.Random(seed)
+    generator = torch.Generator().manual_seed(seed)
+    axes = draw.choice([1, 2, 2, 2, 3])
+    sizes = [1, 2, 5, 7, 14, 33] if axes < 3 else [1, 3, 6]
+    spatial = [draw.choice(sizes) for _ in range(axes)]
+    stride = [draw.choice([1, 1, 2, 3]) for _ in range(axes)] if draw.random() < 0.4 else [1] * axes
+    delta = [max(draw.choice([-1, -1, 0, 2, -3]), -size) for size in spatial] if draw.random() < 0.4 else [-1] * axes
+    channels = draw.choice([1, 3, 5])
+    identity = draw.random() < 0.3
+    rows = channels if identity else draw.choice([1, 4, 7])
+    x = torch.randn(draw.choice([1, 2, 3]), channels, *spatial, generator=generator).to(dtype)
+    layout = draw.random()
+    if axes > 1 and layout < 0.4:
+        x = x.contiguous(memory_format=torch.channels_last if axes == 2 else torch.channels_last_3d)
+    elif layout > 0.85:
+        x = torch.stack([x, x], -1)[..., 0]
+    shift = torch.randn(rows, axes, generator=generator) * draw.choice([0.5, 2, 20])
+    if draw.random() < 0.4:
+        shift = (shift * 2).round() / 2
+    shift = shift.to(draw.choice([torch.float32, dtype]))
+    source = None if identity else torch.randint(0, channels, (rows,), generator=generator)
+    return Problem(x, shift, source, stride, delta)
+
+
+def check_close(actual: Tensor, expected: Tensor) -> None:
+    """Same shape, type, significant strides, and values within the type's tolerance."""
+    assert actual.shape == expected.shape
+    assert actual.dtype == expected.dtype
+    strides = zip(actual.stride(), expected.stride(), expected.shape, strict=True)
+    assert all(a == b for a, b, size in strides if size > 1)
+    if expected.numel():
+        error = (actual.double() - expected.double()).abs().max()
+        assert error <= TOLERANCE[expected.dtype] * (1 + expected.double().abs().max())
+
+
+def check_all_ops(problem: Problem, seed: int) -> None:
+    """Forward, both gradients and the fused op against the reference."""
+    generator = torch.Generator().manual_seed(seed)
+    ops = torch.ops.asl
+    y = ops.active_shift(*problem.arguments())
+    check_close(y, reference.active_shift(*problem.arguments()))
+
+    grad = torch.randn(y.shape, generator=generator).to(y.dtype)
+    x, shift, source, stride, delta = problem.arguments()
+    for need_input, need_shift in ((True, True), (True, False), (False, True)):
+        actual = ops.active_shift_backward(grad, x, shift, source, stride, delta, need_input, need_shift)
+        expected = reference.active_shift_backward(grad, x, shift, source, stride, delta, need_input, need_shift)
+        for a, e in zip(actual, expected, strict=True):
+            check_close(a, e)
+
+    weight = torch.randn(4, shift.shape[0], generator=generator).to(x.dtype)
+    bias = torch.randn(4, generator=generator).to(x.dtype) if seed % 2 else None
+    relu = seed % 3 == 0
+    check_close(
+        ops.shift_pointwise(x, shift, source, weight, bias, stride, delta, relu),
+        reference.shift_pointwise(x, shift, source, weight, bias, stride, delta, relu),
+    )
+
+
+def main() -> None:
+    """A short run for a fresh process, where environment variables choose what runs the ops."""
+    import aslconvert.kernels
+
+    for seed in range(40):
+        for dtype in TOLERANCE:
+            check_all_ops(random_problem(seed, dtype), seed)
+    info = aslconvert.kernels.build_info()
+    print(info["backend"], info.get("isa", info.get("reason")))
+
+
+if __name__ == "__main__":
+    main()
