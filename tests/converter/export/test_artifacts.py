@@ -66,7 +66,7 @@ def test_the_portable_program_runs_at_new_sizes_and_keeps_its_ranges(
     x = torch.randn(5, 3, 44, 28)
     with torch.no_grad():
         assert difference(program.module()(x), converted(x)) <= 1e-5
-    with pytest.raises(AssertionError, match=r"% 4|divisible"):
+    with pytest.raises(AssertionError, match="Guard failed"):
         program.module()(torch.randn(5, 3, 43, 28))
 
 
