@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import sys
 from dataclasses import dataclass
 
 import torch
-from aslconvert.kernels import reference
 from torch import Tensor
+
+from aslconvert.kernels import reference
 
 # Relative to the largest expected value; bfloat16 rounds the shifted panel before the product.
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12, torch.bfloat16: 4e-2}
@@ -96,7 +98,7 @@ def main() -> None:
         for dtype in TOLERANCE:
             check_all_ops(random_problem(seed, dtype), seed)
     info = aslconvert.kernels.build_info()
-    print(info["backend"], info.get("isa", info.get("reason")))
+    sys.stdout.write(f"{info['backend']} {info.get('isa', info.get('reason'))}\n")
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import aslconvert.kernels
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import aslconvert.kernels
 
 CASES = Path(__file__).parent / "cases.py"
 

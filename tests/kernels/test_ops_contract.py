@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import aslconvert.kernels as kernels
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+import aslconvert.kernels as kernels
 
 OPS = torch.ops.asl
 
@@ -121,7 +122,8 @@ def test_a_gradient_where_no_pixel_was_read_reaches_nothing(size: int, bad: floa
     assert torch.isfinite(grad_shift[0]).all()
 
 
-def test_training_ops_do_not_depend_on_the_number_of_threads(_threads_restored: None) -> None:
+@pytest.mark.usefixtures("_threads_restored")
+def test_training_ops_do_not_depend_on_the_number_of_threads() -> None:
     x, grad = torch.randn(3, 16, 33, 31), torch.randn(3, 48, 33, 31)
     shift, source = torch.randn(48, 2), torch.randint(0, 16, (48,))
     results = []
@@ -134,7 +136,8 @@ def test_training_ops_do_not_depend_on_the_number_of_threads(_threads_restored: 
             assert torch.equal(first, second)
 
 
-def test_fused_op_agrees_over_threads(_threads_restored: None) -> None:
+@pytest.mark.usefixtures("_threads_restored")
+def test_fused_op_agrees_over_threads() -> None:
     shift, weight = torch.randn(16, 2), torch.randn(8, 16)
     for shape in ((1, 16, 5, 5), (7, 16, 9, 9), (1, 16, 120, 90)):
         x = torch.randn(shape)
