@@ -84,10 +84,10 @@ def convert(
     with answer_stream() as stream:
         from aslconvert.cli.progress import RichProgress
         from aslconvert.cli.views import show_report
-        from aslconvert.converter import pipeline
+        from aslconvert.converter.pipeline import convert as run
 
         with RichProgress() as progress:
-            report = pipeline.convert(model, data=data, out=out, options=chosen, progress=progress)
+            report = run(model, data=data, out=out, options=chosen, progress=progress)
         if json:
             write_json(report, stream)
         else:
