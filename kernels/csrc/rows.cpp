@@ -32,19 +32,23 @@ void split(const Problem& problem, const Tensor& shift, std::vector<RowShift<A>>
   using S = compute_t<T>;
   const T* data = static_cast<const T*>(shift.data_ptr());
   const int64_t row_step = shift.stride(0), step = shift.stride(1);
+  bool finite = true;
+  // Without branches: half-pixel shifts would mislead the predictor at every other row, and this runs on each call.
   for (int64_t k = 0; k < problem.rows; ++k) {
     for (int d = 0; d < problem.dims; ++d) {
-      S value = widened(data[k * row_step + d * step]);
-      STD_TORCH_CHECK(std::isfinite(value), "active shift: shift holds a value that is not finite");
-      value = std::clamp(value, S(-kFar), S(kFar));
-      int64_t base = static_cast<int64_t>(value);
-      base -= static_cast<S>(base) > value ? 1 : 0;
+      const S given = widened(data[k * row_step + d * step]);
+      finite &= std::isfinite(given);
+      const S value = given > S(kFar) ? S(kFar) : given >= S(-kFar) ? given : S(-kFar);
+      const int64_t toward_zero = static_cast<int64_t>(value);
+      const int64_t base = toward_zero - (static_cast<S>(toward_zero) > value);
       const A fraction = static_cast<A>(value - static_cast<S>(base));
+      const bool rounds_up = fraction >= A(1);
       const int axis = 3 - problem.dims + d;
-      rows[k].base[axis] = base + (fraction >= A(1) ? 1 : 0);
-      rows[k].fraction[axis] = fraction >= A(1) ? A(0) : fraction;
+      rows[k].base[axis] = base + rounds_up;
+      rows[k].fraction[axis] = rounds_up ? A(0) : fraction;
     }
   }
+  STD_TORCH_CHECK(finite, "active shift: shift holds a value that is not finite");
 }
 
 // Sets bits [first, last).
@@ -75,17 +79,15 @@ std::vector<RowShift<A>> split_shifts(const Problem& problem, const Tensor& shif
 
 template <typename A>
 Taps<A> sample_taps(const RowShift<A>& shift) {
-  Taps<A> taps{};
+  Taps<A> taps;
   for (int axis = 0; axis < 3; ++axis) {
+    // A fraction is below 1, so the first tap always has a weight; the second only off the whole pixel.
     const A fraction = shift.fraction[axis];
-    if (A(1) - fraction != A(0)) {
-      taps.offset[axis][taps.count[axis]] = shift.base[axis];
-      taps.weight[axis][taps.count[axis]++] = A(1) - fraction;
-    }
-    if (fraction != A(0)) {
-      taps.offset[axis][taps.count[axis]] = shift.base[axis] + 1;
-      taps.weight[axis][taps.count[axis]++] = fraction;
-    }
+    taps.count[axis] = 1 + (fraction != A(0));
+    taps.offset[axis][0] = shift.base[axis];
+    taps.weight[axis][0] = A(1) - fraction;
+    taps.offset[axis][1] = shift.base[axis] + 1;
+    taps.weight[axis][1] = fraction;
   }
   return taps;
 }
@@ -145,12 +147,12 @@ MaskTable<A>::MaskTable(const Extent& extent, const std::vector<Taps<A>>& rows, 
     lowest[axis] = last;
     highest[axis] = first;
     for (const Taps<A>& taps : rows) {
-      for (int t = 0; t < taps.count[axis]; ++t) {
-        const int64_t offset = taps.offset[axis][t];
-        if (offset - margin >= last || offset + margin <= first) continue;
-        lowest[axis] = std::min(lowest[axis], offset - margin);
-        highest[axis] = std::max(highest[axis], offset + margin);
-      }
+      const int64_t one = taps.offset[axis][0], other = taps.offset[axis][taps.count[axis] - 1];
+      const int64_t low = std::min(one, other) - margin, high = std::max(one, other) + margin;
+      // A row that reads nothing of the image asks for no mask.
+      const bool counts = low < last && high > first;
+      lowest[axis] = std::min(lowest[axis], counts ? low : last);
+      highest[axis] = std::max(highest[axis], counts ? high : first);
     }
     lowest[axis] = std::max(lowest[axis], first + 1);
     highest[axis] = std::min(highest[axis], last - 1);

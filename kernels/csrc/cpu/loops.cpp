@@ -477,27 +477,12 @@ void epilogue_last(T* data, const T* bias, bool relu, int64_t rows, int64_t colu
 }
 
 template <typename T>
-void transpose(T* dst, int64_t dst_step, const T* src, int64_t src_step, int64_t channels, int64_t pixels) {
-  constexpr int64_t kTile = 16;
-  for (int64_t c = 0; c < channels; c += kTile) {
-    const int64_t c_end = least(channels, c + kTile);
-    for (int64_t p = 0; p < pixels; p += kTile) {
-      const int64_t p_end = least(pixels, p + kTile);
-      for (int64_t i = c; i < c_end; ++i) {
-        for (int64_t j = p; j < p_end; ++j) dst[i * dst_step + j] = src[j * src_step + i];
-      }
-    }
-  }
-}
-
-template <typename T>
 constexpr Loops<T> make() {
   return {sample<T>, sample_add<T>, scatter_add<T>, correlate<T>, store<T>, epilogue<T>, epilogue_last<T>,
-          transpose<T>,
 #if defined(__AVX512F__)
-          true};
+          multiply_column<T>, true};
 #else
-          false};
+          nullptr, false};
 #endif
 }
 

@@ -35,8 +35,8 @@ struct Loops {
   // The same for pixels in rows and channels in columns: bias[c].
   void (*epilogue_last)(T* data, const T* bias, bool relu, int64_t rows, int64_t columns);
 
-  // dst[c * dst_step + p] = src[p * src_step + c]
-  void (*transpose)(T* dst, int64_t dst_step, const T* src, int64_t src_step, int64_t channels, int64_t pixels);
+  // dst[r * dst_step] = left[r, :] . column[:]; null where a matrix product does it as well.
+  void (*multiply_column)(T* dst, int64_t dst_step, const T* left, const T* column, int64_t rows, int64_t length);
 
   // Whether these loops read PixelMasks rather than ColumnMasks.
   bool masked_loads;

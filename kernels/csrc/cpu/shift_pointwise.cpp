@@ -101,6 +101,20 @@ void run(const Problem& problem, const Tensor& input, const Tensor& shift, const
       }
     }
   };
+  // target[C_out, columns] = weight . panel
+  const auto product = [&](T* target, int64_t step, const T* panel, int64_t columns) {
+    int64_t wide = columns;
+    // One pixel past whole vectors (a 7x7 image) would cost the matrix product as much as sixteen.
+    if (loop.multiply_column != nullptr && columns % 16 == 1 && columns > 16 && columns < 128) {
+      wide = columns - 1;
+      std::vector<T> column(rows);
+      for (int64_t k = 0; k < rows; ++k) column[k] = panel[k * columns + wide];
+      loop.multiply_column(target + wide, step, static_cast<const T*>(weight.data_ptr()), column.data(), out_channels,
+                           rows);
+    }
+    multiply(as_tensor({target, out_channels, wide, step, 1}, type), left,
+             as_tensor({const_cast<T*>(panel), rows, wide, columns, 1}, type));
+  };
   const auto work = [&](int64_t item, bool alone) {
     const int64_t n = item / panels.pieces * panels.images;
     const int64_t images = std::min(panels.images, problem.batch - n);
@@ -115,7 +129,6 @@ void run(const Problem& problem, const Tensor& input, const Tensor& shift, const
     } else {
       fill(panel, columns, n, images, first, last, 0, rows);
     }
-    const Tensor right = as_tensor({panel, rows, columns, columns, 1}, type);
     if (problem.channels_last) {
       // [pixels, C_out] is the output's own layout.
       T* target = to + (n * out_pixels + first) * out_channels;
@@ -125,13 +138,13 @@ void run(const Problem& problem, const Tensor& input, const Tensor& shift, const
       loop.epilogue_last(target, bias, relu, columns, out_channels);
     } else if (images == 1) {
       T* target = to + n * out_channels * out_pixels + first;
-      multiply(as_tensor({target, out_channels, columns, out_pixels, 1}, type), left, right);
+      product(target, out_pixels, panel, columns);
       if (bias != nullptr || relu) {
         loop.epilogue(target, out_pixels, target, out_pixels, bias, relu, out_channels, columns);
       }
     } else {
       T* result = static_cast<T*>(result_scratch.get(out_channels * columns * static_cast<int64_t>(sizeof(T))));
-      multiply(as_tensor({result, out_channels, columns, columns, 1}, type), left, right);
+      product(result, columns, panel, columns);
       for (int64_t i = 0; i < images; ++i) {
         loop.epilogue(to + (n + i) * out_channels * out_pixels, out_pixels, result + i * out_pixels, columns, bias,
                       relu, out_channels, out_pixels);
