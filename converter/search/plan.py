@@ -59,7 +59,7 @@ def solve_plan(table: Mapping[str, Sequence[Candidate]], budget_ms: float) -> di
     latency = np.array([[c.latency_ms for _, c in flat]])
     result = milp(
         objective,
-        integrality=np.ones(len(flat)),
+        integrality=np.ones(len(flat), dtype=np.int64),
         bounds=Bounds(0, 1),
         constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(latency, -np.inf, budget_ms)],
         options={"mip_rel_gap": 1e-6, "time_limit": 10.0},
