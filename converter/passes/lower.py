@@ -16,19 +16,18 @@ from torch import Tensor, fx
 import aslconvert.kernels  # noqa: F401  registers torch.ops.asl
 from aslconvert.converter.errors import InternalError
 from aslconvert.converter.ir.graph import arguments, aten, attribute
-from aslconvert.converter.passes.absorb_sources import absorb_sources
+from aslconvert.converter.passes.arrange_sources import arrange_sources
 from aslconvert.converter.passes.parameters import drop_unused, put_buffer, put_parameter, read_targets
-from aslconvert.converter.passes.sort_rows import sort_rows
 from aslconvert.converter.passes.verify import verify
 
 
 def lower(gm: fx.GraphModule) -> fx.GraphModule:
     """A copy of ``gm`` in plain ATen; fold batch norms first, so that selections of channels can be absorbed.
 
-    Each shift becomes a depthwise convolution ``<name>.taps`` [K, 1, kh, kw]. The selection of source channels costs
-    nothing where the producer's rows can be given in the right order and number, else it is an ``index_select``.
+    Each shift becomes a depthwise convolution ``<name>.taps`` [K, 1, kh, kw]. The selection of source channels is
+    arranged away (``arrange_sources``) or becomes an ``index_select``, whichever costs less.
     """
-    gm = sort_rows(absorb_sources(gm))
+    gm = arrange_sources(gm)
     before = read_targets(gm)
     baked: dict[tuple[object, ...], _Depthwise] = {}
     for node in list(gm.graph.nodes):
@@ -83,16 +82,12 @@ def _bake(gm: fx.GraphModule, node: fx.Node, channels: int) -> _Depthwise:
         raise InternalError("bad_graph", f"'{node.name}' shifts along {shift.shape[1]} axes; only images are lowered.")
     source = None if call["source"] is None else attribute(gm, call["source"].target)
     rows = shift.shape[0]
-    multiple = rows // channels
-    direct = source is None or (
-        rows == multiple * channels
-        and torch.equal(source, torch.arange(channels, device=source.device).repeat_interleave(multiple))
-    )
-    prefix = str(call["shift"].target).removesuffix(".shift")
+    direct = source is None or torch.equal(source, torch.arange(channels, device=source.device))
+    prefix, _, name = str(call["shift"].target).rpartition(".")
     unit = all(step == 1 for step in call["stride"]) and all(d == -1 for d in call["delta"])
     still = unit and rows == channels and not bool(shift.any())
     kernel, padding, dilation = depthwise_taps(shift, call["delta"])
-    target, index = f"{prefix}.taps", None
+    target, index = f"{prefix}.{name.replace('shift', 'taps')}", None
     if not still:
         put_parameter(gm, target, kernel.to(node.meta["dtype"]))
     if not direct and source is not None:

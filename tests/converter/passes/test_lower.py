@@ -12,7 +12,7 @@ from aslconvert.converter.errors import InternalError
 from aslconvert.converter.fit.rows import Block
 from aslconvert.converter.ir.graph import aten, graph_module
 from aslconvert.converter.ir.load import export_model
-from aslconvert.converter.passes.absorb_sources import absorb_sources
+from aslconvert.converter.passes.arrange_sources import arrange_sources
 from aslconvert.converter.passes.fold_batch_norm import fold_batch_norm
 from aslconvert.converter.passes.fuse import fuse
 from aslconvert.converter.passes.lower import depthwise_taps, lower
@@ -98,7 +98,7 @@ def test_a_selection_moves_into_the_producer_when_that_is_cheap() -> None:
     converted = _converted(_chain(), source)
     lowered = lower(converted)
     assert _count(lowered, aten.index_select.default) == 0
-    assert lowered.state_dict()["0.weight"].shape[0] == 20
+    assert lowered.state_dict()["0.weight"].shape[0] % 16 == 0
     x = torch.randn(1, 3, 9, 9)
     torch.testing.assert_close(lowered(x), converted(x), rtol=1e-5, atol=1e-5)
 
@@ -116,22 +116,43 @@ def test_a_selection_of_what_others_read_too_stays() -> None:
     gm = graph_module(export_model(Fork(), (torch.randn(2, 3, 8, 8),)))
     block = Block(torch.randint(16, (20,)), torch.rand(20, 2), torch.randn(16, 20), None)
     converted = replace_sites(gm, {"body.2": block})
-    assert _count(absorb_sources(converted), aten.conv2d.default) == 2
+    assert _count(arrange_sources(converted), aten.conv2d.default) == 2
     lowered = lower(converted)
     assert _count(lowered, aten.index_select.default) == 1
     x = torch.randn(1, 3, 9, 9)
     torch.testing.assert_close(lowered(x), converted(x), rtol=1e-5, atol=1e-5)
 
 
-def test_every_channel_equally_often_needs_no_selection_in_whatever_order() -> None:
+def test_two_rows_of_every_channel_become_two_branches() -> None:
     model = nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(3, 16, 3, padding=1))
     gm = graph_module(export_model(model, (torch.randn(2, 3, 8, 8),)))
-    block = Block(torch.tensor([2, 0, 1, 1, 0, 2]), torch.rand(6, 2), torch.randn(16, 6), None)
+    block = Block(torch.tensor([2, 0, 1, 1, 0, 2]), torch.rand(6, 2), torch.randn(16, 6), torch.randn(16))
     converted = replace_sites(gm, {"1": block})
     lowered = lower(converted)
     assert _count(lowered, aten.index_select.default) == 0
+    assert _count(lowered, aten.add.Tensor) == 1
+    assert {name for name in lowered.state_dict() if "taps" in name} == {"1.taps", "1.taps_2"}
     x = torch.randn(1, 3, 10, 12)
     torch.testing.assert_close(lowered(x), converted(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_chain_of_converted_layers_needs_no_copies_and_stays_exact() -> None:
+    torch.manual_seed(0)
+    layers = [layer for _ in range(3) for layer in (nn.Conv2d(32, 32, 3, padding=1), nn.ReLU())]
+    model = nn.Sequential(nn.Conv2d(3, 32, 1), nn.ReLU(), *layers, nn.Conv2d(32, 2, 1))
+    gm = graph_module(export_model(model, (torch.randn(2, 3, 8, 8),)))
+    for rows in (20, 32, 48, 90):
+        blocks = {
+            str(index): Block(
+                torch.randint(32, (rows,)), torch.rand(rows, 2), torch.randn(32, rows) / 8, torch.randn(32)
+            )
+            for index in (2, 4, 6)
+        }
+        converted = replace_sites(gm, blocks)
+        lowered = lower(converted)
+        assert _count(lowered, aten.index_select.default) == 0
+        x = torch.randn(1, 3, 9, 11)
+        torch.testing.assert_close(lowered(x), converted(x), rtol=1e-4, atol=1e-4)
 
 
 def test_shifts_of_zero_vanish() -> None:
