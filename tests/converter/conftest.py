@@ -23,6 +23,12 @@ def _load(path: Path) -> ModuleType:
     return module
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    # The random-order plugin seeds Python and NumPy, not torch.
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def nets() -> ModuleType:
     """The networks of nets.py."""

@@ -114,7 +114,7 @@ def test_a_selection_of_what_others_read_too_stays() -> None:
             return self.body[2](y) + y
 
     gm = graph_module(export_model(Fork(), (torch.randn(2, 3, 8, 8),)))
-    block = Block(torch.randint(16, (20,)), torch.rand(20, 2), torch.randn(16, 20), None)
+    block = Block(torch.arange(20) % 5, torch.rand(20, 2), torch.randn(16, 20), None)
     converted = replace_sites(gm, {"body.2": block})
     assert _count(arrange_sources(converted), aten.conv2d.default) == 2
     lowered = lower(converted)
