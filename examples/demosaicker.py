@@ -6,6 +6,9 @@ the pretrained weights in the `demosaicnet` package (`data/bayer.pth`), with zer
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -74,3 +77,14 @@ def mosaic(image: Tensor) -> Tensor:
     kept[..., 2, 1::2, 0::2] = image[..., 2, 1::2, 0::2]
     kept[..., 1, 1::2, 1::2] = image[..., 1, 1::2, 1::2]
     return kept
+
+
+def pretrained() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """The network with the weights of the `demosaicnet` package, and an example input."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    from fetch import DEMOSAICKER, fetch
+
+    model, example = make()
+    weights = fetch(DEMOSAICKER)["bayer.pth"]
+    model.load_state_dict(torch.load(weights, weights_only=True))
+    return model, example

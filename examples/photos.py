@@ -27,9 +27,9 @@ SPLITS = ("calibrate", "heal", "validate", "test")
 # Every fifth tile of the training photos is for the least-squares fit, the others are for healing.
 _CALIBRATE_EVERY = 5
 TRAINING_PHOTOS = (
-    "motorcycle_left", "motorcycle_right", "ihc", "retina", "hubble_deep_field", "camera", "brick", "grass", "gravel",
+    "china", "motorcycle_left", "motorcycle_right", "retina", "hubble_deep_field", "camera", "brick", "grass", "gravel",
 )  # fmt: skip
-VALIDATION_PHOTOS = ("china", "flower")
+VALIDATION_PHOTOS = ("flower", "ihc")
 TEST_PHOTOS = ("astronaut", "coffee", "chelsea", "rocket")
 # Empty sky and the black around a retina teach nothing: below this spread (0..1 scale) a training tile is left out.
 _LEAST_SPREAD = 0.01

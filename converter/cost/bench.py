@@ -19,11 +19,11 @@ from aslconvert.converter.cost.runtimes import (
     compile_runner,
     onnx_runner,
     torch_runner,
-    torch_threads,
 )
 from aslconvert.converter.errors import InfrastructureError, InternalError, ModelRefused, UsageError
 from aslconvert.converter.export.onnx import onnx_bytes
 from aslconvert.converter.ir.load import load_program
+from aslconvert.converter.threads import torch_threads
 
 _ARTIFACTS = ("portable.pt2", "fast.pt2", "model.onnx")
 """What of a conversion's folder is timed; the first gives the inputs."""

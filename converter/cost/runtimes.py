@@ -8,8 +8,7 @@ import os
 import shutil
 import sysconfig
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +24,6 @@ Runner = Callable[[], Any]
 def available_runtimes() -> dict[str, str | None]:
     """Every runtime by name, with None where it can be used here and else the reason why not."""
     return {"torch": None, "torch_channels_last": None, "compile": _no_compile(), "onnxruntime": _no_onnxruntime()}
-
-
-@contextmanager
-def torch_threads(threads: int) -> Iterator[None]:
-    """Let torch use ``threads`` threads within, and give back the former number after."""
-    if threads < 1:
-        raise UsageError("threads", f"threads must be at least 1, got {threads}.")
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def torch_runner(module: nn.Module, inputs: Sequence[Tensor], *, channels_last: bool = False) -> Runner:

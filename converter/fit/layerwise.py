@@ -17,6 +17,9 @@ from aslconvert.converter.fit.walk import DEFAULT_LIMIT_BYTES, TwinWalk
 from aslconvert.converter.ir.graph import attribute
 from aslconvert.converter.ir.site import ConvSite
 
+POSITION_STRIDE = 3
+"""One position in three: odd, so that even image widths do not make it columns."""
+
 
 @dataclass(frozen=True)
 class SiteFit:
@@ -63,19 +66,23 @@ def fit_layerwise(
 
     The target of a site is the teacher's output, its input what the student makes of the same batch, so that each
     site absorbs the error made upstream. Memory: one site's moments plus at most ``limit_bytes`` of activations.
-    ``importance`` gives per site a square root [O, O] of the output importance (see ``importance.py``). Sites with one
-    key (tied weights, loops) are fitted once, at their first call, and share the block.
+    ``importance`` gives per site a square root [O, O] of the output importance (see ``importance.py``). Sites that
+    share a key (tied weights, loops) share one block, fitted beforehand on the original's activations of all calls.
     """
     chosen = [site for site in sites if site.name in rows]
     fits: dict[str, SiteFit] = {}
     by_key: dict[str, SiteFit] = {}
+    by_key |= _fit_tied(gm, chosen, rows, batches, importance or {}, limit_bytes)
     walk = TwinWalk(gm, batches, limit_bytes=limit_bytes)
 
     def visitor(site: ConvSite) -> Callable[[fx.Node], Callable[[Tensor], Tensor]]:
         def visit(node: fx.Node) -> Callable[[Tensor], Tensor]:
             if site.key not in by_key:
-                weighting = None if importance is None else importance.get(site.name)
-                by_key[site.key] = _fit_site(gm, site, rows[site.name], walk, node, weighting)
+                statistics = TapStatistics(site.geometry, position_stride=POSITION_STRIDE)
+                if not _is_exact(site, rows[site.name]):
+                    _collect(statistics, walk, node)
+                weighting = (importance or {}).get(site.name)
+                by_key[site.key] = _fit_site(gm, site, rows[site.name], statistics, weighting)
             fits[site.name] = by_key[site.key]
             if on_site is not None:
                 on_site(site.name, len(fits), len(chosen))
@@ -87,15 +94,48 @@ def fit_layerwise(
     return fits
 
 
-def _fit_site(
-    gm: fx.GraphModule, site: ConvSite, rows: int, walk: TwinWalk, node: fx.Node, weighting: Tensor | None
-) -> SiteFit:
-    if rows >= site.in_channels * site.geometry.taps:
-        return SiteFit(block=exact_block(gm, site), error=0.0)
-    statistics = TapStatistics(site.geometry)
+def _is_exact(site: ConvSite, rows: int) -> bool:
+    return rows >= site.in_channels * site.geometry.taps
+
+
+def _collect(statistics: TapStatistics, walk: TwinWalk, node: fx.Node) -> None:
     for x, y in walk.pairs(node):
         statistics.update(x, y)
+
+
+def _fit_site(
+    gm: fx.GraphModule, site: ConvSite, rows: int, statistics: TapStatistics, weighting: Tensor | None
+) -> SiteFit:
+    if _is_exact(site, rows):
+        return SiteFit(block=exact_block(gm, site), error=0.0)
     dictionary = build_dictionary(site.geometry)
     pursuit = choose_rows(statistics, dictionary, rows=rows, weighting=weighting)
     block, error = solve_block(statistics, dictionary, pursuit.channel, pursuit.atom)
     return SiteFit(block=block, error=error**0.5)
+
+
+def _fit_tied(
+    gm: fx.GraphModule,
+    chosen: Sequence[ConvSite],
+    rows: Mapping[str, int],
+    batches: Sequence[tuple[Tensor, ...]],
+    importance: Mapping[str, Tensor],
+    limit_bytes: int,
+) -> dict[str, SiteFit]:
+    calls: dict[str, list[ConvSite]] = {}
+    for site in chosen:
+        calls.setdefault(site.key, []).append(site)
+    tied = {key: sites for key, sites in calls.items() if len(sites) > 1}
+    if not tied:
+        return {}
+    gathered = {key: TapStatistics(sites[0].geometry, position_stride=POSITION_STRIDE) for key, sites in tied.items()}
+    walk = TwinWalk(gm, batches, limit_bytes=limit_bytes)
+
+    def visitor(statistics: TapStatistics) -> Callable[[fx.Node], None]:
+        return lambda node: _collect(statistics, walk, node)
+
+    walk.run({site.node: visitor(gathered[key]) for key, sites in tied.items() for site in sites})
+    return {
+        key: _fit_site(gm, sites[0], rows[sites[0].name], gathered[key], importance.get(sites[0].name))
+        for key, sites in tied.items()
+    }

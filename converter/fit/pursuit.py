@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from aslconvert.converter.fit.dictionary import Dictionary
+from aslconvert.converter.threads import torch_threads
 
 DEPENDENT = 1e-7
 """An atom whose part orthogonal to the chosen ones falls below this share of its variance brings nothing new."""
@@ -34,6 +35,12 @@ def pursue(covariance: Tensor, cross: Tensor, target_energy: float, dictionary: 
     May return fewer rows when the atoms that are left depend linearly on the chosen ones.
     Source: orthogonal least squares (Chen, Billings & Luo 1989) for several outputs.
     """
+    # Thousands of small products, each shorter than waking a second thread takes.
+    with torch_threads(1):
+        return _pursue(covariance, cross, target_energy, dictionary, rows)
+
+
+def _pursue(covariance: Tensor, cross: Tensor, target_energy: float, dictionary: Dictionary, rows: int) -> Pursuit:
     mix = dictionary.mix.to(covariance)
     atoms, taps = mix.shape
     channels = covariance.shape[0] // taps
@@ -54,11 +61,11 @@ def pursue(covariance: Tensor, cross: Tensor, target_energy: float, dictionary: 
             break
         column = covariance.view(-1, channels, taps)[:, best // atoms] @ mix[best % atoms]
         direction = _apply(mix, column[:, None], channels)[:, 0]
-        direction -= basis[:k].T @ basis[:k, best]
+        direction -= basis[:k, best] @ basis[:k]
         direction /= norm[best].sqrt()
         share = residual[best] / norm[best].sqrt()
         basis[k] = direction
-        residual -= torch.outer(direction, share)
+        residual.addr_(direction, share, alpha=-1)
         norm = norm - direction.square()
         norm[best] = 0.0
         left -= float(share.square().sum())

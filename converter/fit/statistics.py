@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from aslconvert.converter.ir.site import Geometry
 
 
+THIN_ABOVE = 4096
+"""Batches of fewer positions are read whole: nothing is gained by leaving some out."""
+
+
 def gather_taps(x: Tensor, geometry: Geometry) -> Tensor:
     """Taps [C * T, N * positions] of x [N, C, H, W] under every output position, channel-major, zero outside.
 
@@ -27,11 +31,14 @@ class TapStatistics:
     """Centred moments of taps u in R^D (D = C * T) and targets y in R^O, accumulated batch by batch.
 
     Memory is D^2 + D * O numbers, whatever the number of samples. Sums are kept in float64: the pursuit
-    subtracts nearly equal numbers.
+    subtracts nearly equal numbers. With ``position_stride`` s only one position in s is read, another one in every
+    batch: neighbours tell much the same, and the products over positions are most of the cost.
     """
 
-    def __init__(self, geometry: Geometry) -> None:
+    def __init__(self, geometry: Geometry, *, position_stride: int = 1) -> None:
         self.geometry = geometry
+        self._thin = position_stride
+        self._batches = 0
         self.count = 0
         self._uu: Tensor | None = None
         self._uy: Tensor | None = None
@@ -45,6 +52,11 @@ class TapStatistics:
         target = y.transpose(0, 1).flatten(1)
         if taps.shape[1] != target.shape[1]:
             raise ValueError(f"{taps.shape[1]} positions of taps meet {target.shape[1]} of the target")
+        if self._thin > 1 and target.shape[1] > THIN_ABOVE:
+            first = self._batches % self._thin
+            picked = torch.arange(first, target.shape[1], self._thin, device=taps.device)
+            taps, target = taps[:, picked], target[:, picked]
+        self._batches += 1
         uu, uy = (taps @ taps.T).double(), (taps @ target.T).double()
         u, y_sum = taps.sum(1, dtype=torch.float64), target.sum(1, dtype=torch.float64)
         yy = target.double().square().sum(1)

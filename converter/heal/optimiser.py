@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from aslconvert.converter.threads import torch_threads
+
 BASE_RATE = 3e-3
 """Step of a weight matrix relative to its own size. A good start must be healed gently."""
 
@@ -38,6 +40,12 @@ class OrthogonalMomentum(torch.optim.Optimizer):
         """One step; ``closure`` is not supported and must be None."""
         if closure is not None:
             raise ValueError("OrthogonalMomentum takes no closure")
+        # Small matrices: a second thread costs more to wake than it saves.
+        with torch_threads(1):
+            self._update()
+        return None
+
+    def _update(self) -> None:
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
@@ -51,7 +59,6 @@ class OrthogonalMomentum(torch.optim.Optimizer):
                 average.lerp_(gradient, 1 - group["momentum"])
                 update = orthogonalise(gradient.lerp(average, group["momentum"]))
                 parameter.sub_(update.view_as(parameter) * (group["lr"] * state["size"]))
-        return None
 
 
 def orthogonalise(matrix: Tensor, *, iterations: int = 5) -> Tensor:

@@ -12,7 +12,6 @@ from pathlib import Path
 from torch import Tensor
 
 from aslconvert.converter.cost.device import device_profile, usable_cores
-from aslconvert.converter.cost.runtimes import torch_threads
 from aslconvert.converter.errors import TargetNotReached, UsageError
 from aslconvert.converter.export.atomic import write_files
 from aslconvert.converter.export.verify import verify_dir
@@ -31,10 +30,13 @@ from aslconvert.converter.progress import Progress, SilentProgress
 from aslconvert.converter.report.html import render_html
 from aslconvert.converter.report.schema import Artifact, Report
 from aslconvert.converter.search.frontier import Point, choose, dominated
+from aslconvert.converter.threads import torch_threads
 
 Batches = list[tuple[Tensor, ...]]
 
-HEAL_SAMPLES = 4096
+HEAL_SAMPLES = 2048
+"""Samples whose answers the original gives once, for all variants."""
+
 QUICK_ROUNDS = 7
 
 
@@ -68,7 +70,7 @@ class _Conversion:
         self.metric = metric_for(self.subject.data.split("test"), options.metric)
 
     def run(self) -> Report:
-        timer = Timer(self.subject.program, self.subject.example, threads=self.threads, seed=self.options.seed)
+        timer = Timer(self.subject.example, threads=self.threads, seed=self.options.seed)
         try:
             with self._timed("original"):
                 self.progress.stage("time the original")

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, fx
-from torch.export import ExportedProgram
 
 from aslconvert.converter.cost.latency import Latency, measure
 from aslconvert.converter.cost.runtimes import available_runtimes, compile_runner, onnx_runner, torch_runner
 from aslconvert.converter.errors import AslconvertError
 from aslconvert.converter.export.onnx import onnx_bytes
-from aslconvert.converter.export.reexport import reexport_like
+from aslconvert.converter.export.reexport import reexport
 from aslconvert.converter.ir.graph import copy_graph
 from aslconvert.converter.passes.fuse import fuse
 from aslconvert.converter.passes.lower import lower
@@ -31,8 +30,7 @@ class Timer:
     op in eager torch and lowered in ONNX Runtime; compiled too where asked, which takes half a minute.
     """
 
-    def __init__(self, program: ExportedProgram, example: tuple[Tensor, ...], *, threads: int, seed: int) -> None:
-        self._program = program
+    def __init__(self, example: tuple[Tensor, ...], *, threads: int, seed: int) -> None:
         self._example = example
         self._threads = threads
         self._seed = seed
@@ -50,12 +48,12 @@ class Timer:
         self._runners[ORIGINAL, "torch"] = torch_runner(gm, self._example)
         self._runners[ORIGINAL, "torch_channels_last"] = torch_runner(gm, self._example, channels_last=True)
         self._try(ORIGINAL, "compile", lambda: compile_runner(copy_graph(gm), self._example))
-        self._try(ORIGINAL, "onnxruntime", lambda: self._onnx(ORIGINAL, self._program))
+        self._try(ORIGINAL, "onnxruntime", lambda: self._onnx(ORIGINAL, gm))
 
     def add_variant(self, name: str, gm: fx.GraphModule) -> None:
         """A variant (as ``replace_sites`` gives it) in eager torch and in ONNX Runtime."""
         self._runners[name, "torch"] = torch_runner(fuse(gm), self._example)
-        self._try(name, "onnxruntime", lambda: self._onnx(name, reexport_like(lower(gm), self._program)))
+        self._try(name, "onnxruntime", lambda: self._onnx(name, lower(gm)))
 
     def add_compiled(self, name: str, gm: fx.GraphModule) -> None:
         """A variant compiled, on the fused op."""
@@ -90,9 +88,10 @@ class Timer:
         best = min(timed, key=lambda runtime: timed[runtime].p50_ms)
         return best, timed[best].p50_ms
 
-    def _onnx(self, name: str, program: ExportedProgram) -> Callable[[], Any]:
+    def _onnx(self, name: str, gm: fx.GraphModule) -> Callable[[], Any]:
         path = Path(self._folder.name) / f"{name}.onnx"
-        path.write_bytes(onnx_bytes(program))
+        # Fixed shapes, as a deployment that is tuned for speed would have them: original and variants alike.
+        path.write_bytes(onnx_bytes(reexport(gm, self._example)))
         return onnx_runner(path, self._example, threads=self._threads)
 
     def _try(self, name: str, runtime: str, build: Callable[[], Callable[[], Any]]) -> None:

@@ -12,7 +12,7 @@ from aslconvert.converter.ir.site import ConvSite
 
 ROWS_PER_CHANNEL = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0)
 PROBED_ROWS_PER_CHANNEL = (0.5, 1.0, 2.0, 4.0)
-"""Where cost and damage are measured; between these they are interpolated."""
+"""Where cost and damage are measured; the others follow from these."""
 
 ROW_STEP = 16
 """Rows come in whole vectors of the widest instruction set."""

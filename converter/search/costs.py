@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from itertools import combinations
+from statistics import median
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ def site_costs(
     """Latency of the kept convolution (eager torch) and of each row count (fused op), per call of the site.
 
     A ReLU that alone reads the convolution is counted on both sides, as the fused op takes it along. Sites of equal
-    shape and geometry are measured once; row counts between the probed ones are interpolated.
+    shape and geometry are measured once; row counts lie on the line through the probed ones.
     """
     shapes = input_shapes(gm, sites, inputs)
     nodes = {node.name: node for node in gm.graph.nodes}
@@ -60,21 +61,25 @@ def site_costs(
     by_kind: dict[tuple[Any, ...], Costs] = {}
     for index, (kind, site) in enumerate(representatives.items()):
         probed = {rows: timed[f"{index}:{rows}"].p50_ms for rows in row_grid(site, probed=True)}
-        costs: Costs = {rows: interpolate(probed, rows) for rows in row_grid(site)}
+        exact = row_grid(site)[-1]
+        start, per_row = linear_cost(probed)
+        costs: Costs = {rows: start + per_row * rows for rows in row_grid(site)}
+        costs[exact] = probed[exact]
         costs[None] = timed[f"{index}:keep"].p50_ms
         by_kind[kind] = costs
     return {site.name: by_kind[kinds[site.name]] for site in sites}
 
 
-def interpolate(known: Mapping[int, float], at: int) -> float:
-    """Piecewise linear through ``known`` (at least one point), constant beyond its ends."""
+def linear_cost(known: Mapping[int, float]) -> tuple[float, float]:
+    """(milliseconds, milliseconds a row) of the line through measured latencies, in the median of all pairs' slopes.
+
+    Shifting and mixing K rows both take time proportional to K; the Theil-Sen line is not moved by one point that
+    the machine's noise spoilt. Neither figure is negative.
+    """
     points = sorted(known.items())
-    if at <= points[0][0]:
-        return points[0][1]
-    for (x0, y0), (x1, y1) in pairwise(points):
-        if at <= x1:
-            return y0 + (y1 - y0) * (at - x0) / (x1 - x0)
-    return points[-1][1]
+    slopes = [(y1 - y0) / (x1 - x0) for (x0, y0), (x1, y1) in combinations(points, 2)]
+    slope = max(median(slopes), 0.0) if slopes else 0.0
+    return max(median([y - slope * x for x, y in points]), 0.0), slope
 
 
 class _Shapes(fx.Interpreter):

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from aslconvert.converter.data.metrics import flatten
 from aslconvert.converter.fit.dictionary import build_dictionary
-from aslconvert.converter.fit.layerwise import apply_block
+from aslconvert.converter.fit.layerwise import POSITION_STRIDE, apply_block
 from aslconvert.converter.fit.rows import Block
 from aslconvert.converter.fit.solve import choose_rows, solve_block
 from aslconvert.converter.fit.statistics import TapStatistics
@@ -45,7 +45,7 @@ def site_damage(
     def visitor(site: ConvSite) -> Callable[[fx.Node], None]:
         def visit(node: fx.Node) -> None:
             grid = row_grid(site, probed=True)
-            statistics = TapStatistics(site.geometry)
+            statistics = TapStatistics(site.geometry, position_stride=POSITION_STRIDE)
             for x, y in walk.pairs(node):
                 statistics.update(x, y)
             dictionary = build_dictionary(site.geometry)

@@ -16,9 +16,9 @@ from aslconvert.converter.cost.runtimes import (
     compile_runner,
     onnx_runner,
     torch_runner,
-    torch_threads,
 )
 from aslconvert.converter.errors import InfrastructureError, UsageError
+from aslconvert.converter.threads import torch_threads
 
 
 class Net(nn.Module):
