@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -62,8 +63,8 @@ def make_calls(channels: int, size: int, batch: int, generator: torch.Generator)
             return functional.conv2d(functional.conv2d(x, single, padding=1, groups=channels), one)
 
         calls["fused", name] = run_fused
-        calls["conv1x1", name] = lambda x=x, one=one: functional.conv2d(x, one)
-        calls["conv3x3", name] = lambda x=x, three=three: functional.conv2d(x, three, padding=1)
+        calls["conv1x1", name] = partial(functional.conv2d, x, one)
+        calls["conv3x3", name] = partial(functional.conv2d, x, three, padding=1)
         calls["depthwise_1x1", name] = run_depthwise
     for (op, layout_name), call in calls.items():
         error = (call().double() - expected[op]).abs().max() / expected[op].abs().max()
@@ -77,7 +78,8 @@ def bilinear(image: Tensor, shift: Tensor) -> Tensor:
     batch, channels, height, width = image.shape
     y = torch.arange(height).double()[None, :, None] + shift[:, 0, None, None]
     x = torch.arange(width).double()[None, None, :] + shift[:, 1, None, None]
-    y, x = torch.broadcast_tensors((2 * y + 1) / height - 1, (2 * x + 1) / width - 1)
+    y = ((2 * y + 1) / height - 1).expand(-1, height, width)
+    x = ((2 * x + 1) / width - 1).expand(-1, height, width)
     planes = image.transpose(0, 1).reshape(channels, batch, height, width)
     return functional.grid_sample(planes, torch.stack([x, y], -1), align_corners=False).transpose(0, 1)
 
