@@ -125,8 +125,8 @@ def main() -> int:
     """Runs all shapes on one core, prints a table, writes the file; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/bench/kernels.json"))
-    parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--min-time", type=float, default=0.004, help="seconds per op and round")
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--min-time", type=float, default=0.01, help="seconds per op and round")
     options = parser.parse_args()
 
     torch.set_num_threads(1)
