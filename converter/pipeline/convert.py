@@ -53,7 +53,8 @@ def convert(model: str, *, data: str, out: Path, options: ConvertOptions, progre
     progress = progress or SilentProgress()
     if options.device != "cpu":
         raise UsageError("device", f"Conversion runs on the CPU here, not on {options.device}.", hint="--device cpu")
-    with torch_threads(options.threads or usable_cores()):
+    # Fitting and healing take every core; ``threads`` is what latency is measured with.
+    with torch_threads(usable_cores()):
         return _Conversion(model, data=data, out=out, options=options, progress=progress).run()
 
 
@@ -79,7 +80,7 @@ class _Conversion:
             started = time.monotonic()
             batches = self.subject.calibration(self.options)
             if self.options.dry_run:
-                found = survey(self.subject, batches, self.options, progress=self.progress)
+                found = survey(self.subject, batches, self.options, threads=self.threads, progress=self.progress)
                 plans = make_plans(self.subject, found, timer, self.options, runtime=runtime, progress=self.progress)
                 return self._dry_report(plans, found, timer)
             state = State(self.out, fingerprint=self._fingerprint(), resume=self.options.resume)
@@ -100,7 +101,7 @@ class _Conversion:
             plans, costs, damage = stored
             importance = output_importance(self.subject.gm, self.subject.sites, batches[:2], seed=self.options.seed)
             return plans, Survey(costs=costs, damage=damage, importance=importance)
-        found = survey(self.subject, batches, self.options, progress=self.progress)
+        found = survey(self.subject, batches, self.options, threads=self.threads, progress=self.progress)
         plans = make_plans(self.subject, found, timer, self.options, runtime=runtime, progress=self.progress)
         store_plans(state, plans, found)
         return plans, found

@@ -21,6 +21,7 @@ from aslconvert.converter.search.candidates import Candidate, stand_in
 from aslconvert.converter.search.costs import Costs, site_costs
 from aslconvert.converter.search.damage import Damage, site_damage
 from aslconvert.converter.search.plan import Plan, candidates_of, fastest_ms, plan_of, solve_plan
+from aslconvert.converter.threads import torch_threads
 
 LADDER = (0.6, 0.8, 1.0, 1.25, 1.6)
 """Speed-ups tried, as factors on the asked one."""
@@ -58,11 +59,17 @@ class Survey:
 
 
 def survey(
-    subject: Subject, batches: Sequence[tuple[Tensor, ...]], options: ConvertOptions, *, progress: Progress
+    subject: Subject,
+    batches: Sequence[tuple[Tensor, ...]],
+    options: ConvertOptions,
+    *,
+    threads: int,
+    progress: Progress,
 ) -> Survey:
     """Measure what each candidate of each site costs and damages."""
     progress.stage("cost of each site")
-    costs = site_costs(subject.gm, subject.sites, subject.example, seed=options.seed)
+    with torch_threads(threads):
+        costs = site_costs(subject.gm, subject.sites, subject.example, seed=options.seed)
     progress.stage("damage of each site")
     importance = output_importance(subject.gm, subject.sites, batches[:2], seed=options.seed)
     damage = site_damage(

@@ -18,6 +18,7 @@ from aslconvert.converter.ir.graph import copy_graph
 from aslconvert.converter.passes.fuse import fuse
 from aslconvert.converter.passes.lower import lower
 from aslconvert.converter.report.schema import LatencyValue
+from aslconvert.converter.threads import torch_threads
 
 ORIGINAL = "original"
 FINAL_ROUNDS = 15
@@ -61,10 +62,9 @@ class Timer:
 
     def measure(self, *, rounds: int = FINAL_ROUNDS) -> dict[str, dict[str, Latency]]:
         """Time everything that was added, interleaved: latency by model and runtime."""
-        timed = measure(
+        timed = self._measure(
             {f"{name}|{runtime}": run for (name, runtime), run in self._runners.items()},
             rounds=rounds,
-            seed=self._seed,
         )
         table: dict[str, dict[str, Latency]] = {}
         for key, latency in timed.items():
@@ -74,19 +74,22 @@ class Timer:
 
     def speedup_of(self, gm: fx.GraphModule, runtime: str, *, rounds: int) -> float:
         """Quick figure: the original in ``runtime`` over ``gm`` on the fused op, interleaved."""
-        timed = measure(
+        timed = self._measure(
             {"original": self._runners[ORIGINAL, runtime], "variant": torch_runner(fuse(gm), self._example)},
             rounds=rounds,
-            seed=self._seed,
         )
         return timed["original"].p50_ms / timed["variant"].p50_ms
 
     def fastest_original(self, *, rounds: int) -> tuple[str, float]:
         """The original's fastest runtime and its median in milliseconds."""
         runners = {runtime: run for (name, runtime), run in self._runners.items() if name == ORIGINAL}
-        timed = measure(runners, rounds=rounds, seed=self._seed)
+        timed = self._measure(runners, rounds=rounds)
         best = min(timed, key=lambda runtime: timed[runtime].p50_ms)
         return best, timed[best].p50_ms
+
+    def _measure(self, runners: Mapping[str, Callable[[], Any]], *, rounds: int) -> dict[str, Latency]:
+        with torch_threads(self._threads):
+            return measure(runners, rounds=rounds, seed=self._seed)
 
     def _onnx(self, name: str, gm: fx.GraphModule) -> Callable[[], Any]:
         path = Path(self._folder.name) / f"{name}.onnx"
@@ -98,7 +101,9 @@ class Timer:
         if runtime in self.unavailable:
             return
         try:
-            self._runners[name, runtime] = build()
+            # Compiled code is made for the number of threads it will run on.
+            with torch_threads(self._threads):
+                self._runners[name, runtime] = build()
         except AslconvertError as error:
             if name == ORIGINAL:
                 self.unavailable[runtime] = error.message
