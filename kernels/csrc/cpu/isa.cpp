@@ -1,4 +1,5 @@
 // Chooses the copy of the inner loops that this machine can run.
+#include "blocks.h"
 #include "loops.h"
 
 #include <cstdlib>
@@ -9,7 +10,8 @@ namespace asl {
 #define ASL_DECLARE(isa)                           \
   extern const Loops<float> float_loops_##isa;     \
   extern const Loops<double> double_loops_##isa;   \
-  extern const Loops<BFloat16> bfloat16_loops_##isa;
+  extern const Loops<BFloat16> bfloat16_loops_##isa; \
+  extern const SampleBlock sample_block_##isa;
 ASL_DECLARE(base)
 #ifdef ASL_X86_LEVELS
 ASL_DECLARE(v3)
@@ -47,6 +49,14 @@ const char* isa_name() {
   return kIsa == Isa::v4 ? "x86-64-v4" : kIsa == Isa::v3 ? "x86-64-v3" : "x86-64";
 #else
   return "generic";
+#endif
+}
+
+SampleBlock sample_block() {
+#ifdef ASL_X86_LEVELS
+  return kIsa == Isa::v4 ? sample_block_v4 : kIsa == Isa::v3 ? sample_block_v3 : sample_block_base;
+#else
+  return sample_block_base;
 #endif
 }
 

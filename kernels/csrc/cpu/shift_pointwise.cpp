@@ -3,8 +3,6 @@
 #include "../ops.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <new>
 
 #include <torch/csrc/stable/ops.h>
 
@@ -13,6 +11,8 @@
 #include "dispatch.h"
 #include "gemm.h"
 #include "loops.h"
+#include "pointwise_last.h"
+#include "scratch.h"
 
 namespace asl {
 namespace {
@@ -22,25 +22,6 @@ constexpr int64_t kPanelBytes = 256 * 1024;
 constexpr int64_t kFewestPixels = 192;
 constexpr int64_t kMostPixels = 4096;
 
-// Memory that a thread keeps between calls: fresh pages would cost more than small layers themselves.
-class Scratch {
- public:
-  ~Scratch() { std::free(data_); }
-  void* get(int64_t bytes) {
-    if (bytes > size_) {
-      std::free(data_);
-      size_ = 0;
-      data_ = std::aligned_alloc(64, static_cast<size_t>((bytes + 63) / 64 * 64));
-      if (data_ == nullptr) throw std::bad_alloc();
-      size_ = bytes;
-    }
-    return data_;
-  }
-
- private:
-  void* data_ = nullptr;
-  int64_t size_ = 0;
-};
 thread_local Scratch panel_scratch;
 thread_local Scratch result_scratch;
 
@@ -167,10 +148,11 @@ Tensor shift_pointwise(Tensor x, Tensor shift, std::optional<Tensor> source, Ten
                        std::vector<int64_t> stride, std::vector<int64_t> delta, bool relu) {
   const Problem problem = check(x, shift, source, stride, delta);
   check_pointwise(problem, x, weight, bias);
-  const Tensor input = row_major(x);
-  const Tensor plain_weight = row_major(weight);
   const std::optional<Tensor> plain_bias = bias.has_value() ? std::optional<Tensor>(row_major(*bias)) : std::nullopt;
   const Tensor output = empty_output(problem, x, weight.size(0), problem.channels_last);
+  if (pointwise_last(problem, x, shift, weight, plain_bias, relu, output)) return output;
+  const Tensor input = row_major(x);
+  const Tensor plain_weight = row_major(weight);
   for_type(x.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
     const T* bias_data = plain_bias.has_value() ? static_cast<const T*>(plain_bias->data_ptr()) : nullptr;

@@ -1,0 +1,133 @@
+// The fused op in channels_last: a panel of shifted pixels that stays in cache, then the library's matrix product
+// straight into the output, which has the product's own layout.
+#include "pointwise_last.h"
+
+#include <algorithm>
+
+#include <torch/csrc/stable/ops.h>
+
+#include "../rows.h"
+#include "blocks.h"
+#include "gemm.h"
+#include "loops.h"
+#include "scratch.h"
+
+namespace asl {
+namespace {
+
+using torch::headeronly::ScalarType;
+
+constexpr int64_t kPanelBytes = 256 * 1024;
+constexpr int64_t kFewestPixels = 192;
+thread_local Scratch panel_scratch;
+
+// False where the rows' offsets along the axis lie too far apart.
+bool gather_axis(AxisTaps& taps, const RowShift<float>* rows, int64_t count, int axis, const Extent& extent) {
+  const auto each = [&](const auto& visit) {
+    for (int64_t i = 0; i < count; ++i) {
+      const float fraction = rows[i].fraction[axis];
+      for (int64_t t = 0; t < 1 + (fraction != 0.0f); ++t) {
+        const int64_t offset = rows[i].base[axis] + t;
+        if (offset <= -extent.out[axis] || offset >= extent.size[axis]) continue;  // reads nothing of the image
+        visit(i, offset, t == 0 ? 1.0f - fraction : fraction);
+      }
+    }
+  };
+  int64_t lowest = extent.size[axis], highest = -extent.out[axis];
+  each([&](int64_t, int64_t offset, float) {
+    lowest = std::min(lowest, offset);
+    highest = std::max(highest, offset);
+  });
+  taps = AxisTaps{};
+  if (lowest > highest) return true;
+  if (highest - lowest >= kMostTaps) return false;
+  taps.first = lowest;
+  taps.count = highest - lowest + 1;
+  each([&](int64_t i, int64_t offset, float weight) {
+    taps.used[offset - lowest] |= 1u << i;
+    taps.weight[offset - lowest][i] = weight;
+  });
+  return true;
+}
+
+bool consecutive_blocks(const Problem& problem) {
+  for (int64_t k = 1; k < problem.rows; ++k) {
+    if (k % kBlock != 0 && problem.source[k] != problem.source[k - 1] + 1) return false;
+  }
+  return true;
+}
+
+bool applies(const Problem& problem, const Tensor& x) {
+  const Extent& extent = problem.extent;
+  return problem.channels_last && x.scalar_type() == ScalarType::Float && problem.dims == 2 && problem.rows > 0 &&
+         extent.stride[1] == 1 && extent.stride[2] == 1 && consecutive_blocks(problem);
+}
+
+}  // namespace
+
+bool pointwise_last(const Problem& problem, const Tensor& x, const Tensor& shift, const Tensor& weight,
+                    const std::optional<Tensor>& bias, bool relu, const Tensor& output) {
+  if (!applies(problem, x)) return false;
+  const int64_t rows = problem.rows, out_channels = weight.size(0), count = (rows + kBlock - 1) / kBlock;
+  const std::vector<RowShift<float>> shifts = split_shifts<float>(problem, shift);
+  std::vector<ChannelBlock> blocks(count);
+  for (int64_t b = 0; b < count; ++b) {
+    const int64_t first = b * kBlock, present = std::min(kBlock, rows - first);
+    if (!gather_axis(blocks[b].y, shifts.data() + first, present, 1, problem.extent)) return false;
+    if (!gather_axis(blocks[b].x, shifts.data() + first, present, 2, problem.extent)) return false;
+  }
+  const Extent& extent = problem.extent;
+  const int64_t pixels = extent.pixels(), out_pixels = extent.out_pixels(), all = problem.batch * out_pixels;
+  if (all * out_channels == 0) return true;
+
+  const bool turned = weight.stride(0) == 1 && weight.stride(1) == out_channels;
+  const Tensor plain = turned ? weight : row_major(weight);
+  const Tensor right =
+      as_tensor({plain.data_ptr(), rows, out_channels, turned ? out_channels : 1, turned ? 1 : rows}, x.scalar_type());
+  const float* from = static_cast<const float*>(x.data_ptr());
+  float* to = static_cast<float*>(output.data_ptr());
+  const float* bias_data = bias.has_value() ? static_cast<const float*>(bias->data_ptr()) : nullptr;
+  const SampleBlock sample = sample_block();
+  const Loops<float>& loop = loops<float>();
+  const int64_t step = count * kBlock;
+
+  // Pixels [first, last) of the whole batch, blocks [begin, end).
+  const auto fill = [&](float* panel, int64_t first, int64_t last, int64_t begin, int64_t end) {
+    for (int64_t at = first; at < last;) {
+      const int64_t n = at / out_pixels, start = at - n * out_pixels;
+      const int64_t stop = std::min(out_pixels, start + last - at);
+      const float* image = from + n * pixels * problem.channels;
+      for (int64_t b = begin; b < end; ++b) {
+        sample(panel + (at - first) * step + b * kBlock, step, image + problem.source[b * kBlock], problem.channels,
+               std::min(kBlock, rows - b * kBlock), blocks[b], extent, start, stop);
+      }
+      at += stop - start;
+    }
+  };
+  const auto work = [&](int64_t first, int64_t last, bool alone) {
+    float* panel = static_cast<float*>(panel_scratch.get((last - first) * step * static_cast<int64_t>(sizeof(float))));
+    if (alone) {
+      torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) { fill(panel, first, last, begin, end); });
+    } else {
+      fill(panel, first, last, 0, count);
+    }
+    float* target = to + first * out_channels;
+    multiply(as_tensor({target, last - first, out_channels, out_channels, 1}, x.scalar_type()),
+             as_tensor({panel, last - first, rows, step, 1}, x.scalar_type()), right);
+    if (bias_data != nullptr || relu) loop.epilogue_last(target, bias_data, relu, last - first, out_channels);
+  };
+  const int64_t target = std::max<int64_t>(kPanelBytes / (step * static_cast<int64_t>(sizeof(float))), kFewestPixels);
+  const int64_t panels = (all + target - 1) / target;
+  const int64_t each = (all + panels - 1) / panels;
+  if (panels < static_cast<int64_t>(torch::stable::get_num_threads())) {
+    // Too few panels to share out: the threads share the blocks and the library's product instead.
+    for (int64_t p = 0; p < panels; ++p) work(p * each, std::min(all, (p + 1) * each), true);
+  } else {
+    torch::stable::parallel_for(0, panels, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t p = begin; p < end; ++p) work(p * each, std::min(all, (p + 1) * each), false);
+    });
+  }
+  return true;
+}
+
+}  // namespace asl

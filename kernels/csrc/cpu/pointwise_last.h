@@ -1,0 +1,14 @@
+// The fused op on channels_last images.
+#pragma once
+
+#include "../problem.h"
+
+namespace asl {
+
+// Writes relu?(weight . shifted x + bias) and returns true, or returns false, with nothing written, where the form
+// does not apply: it wants float32 images at stride 1, rows that read consecutive channels by sixteens, and in each of
+// those sixteens shifts that lie close together.
+bool pointwise_last(const Problem& problem, const Tensor& x, const Tensor& shift, const Tensor& weight,
+                    const std::optional<Tensor>& bias, bool relu, const Tensor& output);
+
+}  // namespace asl
