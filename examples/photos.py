@@ -27,10 +27,14 @@ SPLITS = ("calibrate", "heal", "validate", "test")
 # Every fifth tile of the training photos is for the least-squares fit, the others are for healing.
 _CALIBRATE_EVERY = 5
 TRAINING_PHOTOS = (
-    "china", "motorcycle_left", "motorcycle_right", "retina", "hubble_deep_field", "camera", "brick", "grass", "gravel",
+    "china", "flower", "motorcycle_left", "motorcycle_right", "retina", "hubble_deep_field",
+    "camera", "brick", "grass", "gravel",
 )  # fmt: skip
-VALIDATION_PHOTOS = ("flower", "ihc")
+VALIDATION_PHOTOS = ("ihc",)
 TEST_PHOTOS = ("astronaut", "coffee", "chelsea", "rocket")
+# Few of the training photos have the colours of the world: each tile is also used in other colours.
+_COPIES = 2
+_GREY = ("camera", "brick", "grass", "gravel")
 # Empty sky and the black around a retina teach nothing: below this spread (0..1 scale) a training tile is left out.
 _LEAST_SPREAD = 0.01
 
@@ -38,6 +42,7 @@ _LEAST_SPREAD = 0.01
 def prepare(out: Path = OUT) -> Path:
     """Write ``mosaic`` [N, 3, 128, 128], ``target`` of the same shape, ``group`` and ``split`` to ``out``."""
     photos = {path.stem: path for path in fetch(DEMOSAICKER).values() if path.suffix in (".png", ".jpg")}
+    generator = torch.Generator().manual_seed(0)
     tiles: list[Tensor] = []
     groups: list[str] = []
     splits: list[int] = []
@@ -46,10 +51,11 @@ def prepare(out: Path = OUT) -> Path:
             for tile in cut(load_photo(photos[name])):
                 if split == HEAL and float(tile.std(dim=(1, 2)).max()) < _LEAST_SPREAD:
                     continue
-                tiles.append(tile)
-                groups.append(name)
-                turn = sum(s in (CALIBRATE, HEAL) for s in splits)
-                splits.append(CALIBRATE if split == HEAL and turn % _CALIBRATE_EVERY == 0 else split)
+                for version in recoloured(tile, generator, grey=name in _GREY) if split == HEAL else (tile,):
+                    tiles.append(version)
+                    groups.append(name)
+                    turn = sum(s in (CALIBRATE, HEAL) for s in splits)
+                    splits.append(CALIBRATE if split == HEAL and turn % _CALIBRATE_EVERY == 0 else split)
     target = torch.stack(tiles)
     arrays = {
         "mosaic": mosaic(target).numpy(),
@@ -78,6 +84,27 @@ def cut(photo: Tensor) -> list[Tensor]:
     """The fewest tiles [3, TILE, TILE] that cover ``photo``, evenly spaced; neighbours may overlap."""
     _, height, width = photo.shape
     return [photo[:, y : y + TILE, x : x + TILE] for y in _starts(height) for x in _starts(width)]
+
+
+def recoloured(tile: Tensor, generator: torch.Generator, *, grey: bool) -> list[Tensor]:
+    """Versions of ``tile`` [3, H, W]: itself where it has colour, and flipped ones in other colours.
+
+    The channels change places, and each is multiplied by a smooth random field. In photos of the world fine detail
+    is alike in all channels while colour varies slowly, and that is what these have.
+    """
+    versions = [] if grey else [tile]
+    for _ in range(_COPIES):
+        picture = tile[torch.randperm(3, generator=generator)]
+        picture = picture.flip([axis for axis in (1, 2) if torch.rand((), generator=generator) < 0.5])
+        if torch.rand((), generator=generator) < 0.5:
+            picture = picture.transpose(1, 2)
+        spread = 0.4 if grey else 0.2
+        coarse = spread * (torch.randn(1, 3, 4, 4, generator=generator) + torch.randn(1, 3, 1, 1, generator=generator))
+        size = list(tile.shape[1:])
+        tint = torch.nn.functional.interpolate(coarse, size=size, mode="bicubic", align_corners=True)[0].exp()
+        picture = picture * tint
+        versions.append((picture / picture.max().clamp_min(1.0)).contiguous())
+    return versions
 
 
 def summary(path: Path) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from aslconvert.converter.data.metrics import flatten
+from aslconvert.converter.fit.pure import PureInterpreter
 from aslconvert.converter.ir.site import ConvSite
 
 DAMPING = 1e-3
@@ -45,7 +46,7 @@ def output_importance(
     return {nodes[name].name: _square_root(matrix) for name, matrix in sums.items()}
 
 
-class _Recorder(fx.Interpreter):
+class _Recorder(PureInterpreter):
     """Runs the graph and keeps the outputs of some nodes attached for autograd."""
 
     def __init__(self, gm: fx.GraphModule, wanted: set[str]) -> None:

@@ -32,7 +32,7 @@ def pursue(covariance: Tensor, cross: Tensor, target_energy: float, dictionary: 
     covariance [C * T, C * T] and cross [C * T, O] are centred moments of the taps and the (weighted) target;
     target_energy the summed variance of that target. Atoms are mixes of taps, so no other statistic is needed:
     an atom's column of the atoms' Gram matrix is made when it is chosen. Cost: rows * C * A * (rows + O).
-    May return fewer rows when the atoms that are left depend linearly on the chosen ones.
+    Returns fewer rows, at least one, when the atoms that are left depend linearly on the chosen ones.
     Source: orthogonal least squares (Chen, Billings & Luo 1989) for several outputs.
     """
     # Thousands of small products, each shorter than waking a second thread takes.
@@ -71,6 +71,9 @@ def _pursue(covariance: Tensor, cross: Tensor, target_energy: float, dictionary:
         left -= float(share.square().sum())
         chosen.append(best)
         errors.append(max(left, 0.0) / target_energy if target_energy > 0 else 0.0)
+    if not chosen:
+        # Nothing varies in the input: one row of weight zero, since a site without rows is no convolution.
+        chosen, errors = [0], [1.0 if target_energy > 0 else 0.0]
     index = torch.tensor(chosen, dtype=torch.int64)
     return Pursuit(channel=index // atoms, atom=index % atoms, error=torch.tensor(errors))
 

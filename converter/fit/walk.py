@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from aslconvert.converter.errors import InfrastructureError
+from aslconvert.converter.fit.pure import call_pure
 from aslconvert.converter.ir.graph import attribute
 
 DEFAULT_LIMIT_BYTES = 2 * 1024**3
@@ -25,14 +28,16 @@ class ActivationStore:
         self._bytes = 0
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._spilled: dict[str, Path] = {}
+        self._files = 0
 
     def put(self, key: str, value: Any) -> None:
         """Keep ``value``; a tensor that would exceed the limit is written to disk."""
         size = value.nbytes if isinstance(value, Tensor) else 0
         if size and self._bytes + size > self._limit:
             self._folder = self._folder or tempfile.TemporaryDirectory(prefix="aslconvert-")
-            path = Path(self._folder.name) / f"{len(self._spilled)}.pt"
-            torch.save(value, path)
+            path = Path(self._folder.name) / f"{self._files}.pt"
+            self._files += 1
+            _write(value, path)
             self._spilled[key] = path
             return
         self._held[key] = value
@@ -52,10 +57,18 @@ class ActivationStore:
         value = self._held.pop(key, None)
         if isinstance(value, Tensor):
             self._bytes -= value.nbytes
-        path = self._spilled.get(key)
+        path = self._spilled.pop(key, None)
         if path is not None:
-            # The entry stays so that file names never repeat; only its bytes go.
             path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Forget everything and remove the temporary folder."""
+        self._held.clear()
+        self._spilled.clear()
+        self._bytes = 0
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
 
 
 class TwinWalk:
@@ -81,23 +94,29 @@ class TwinWalk:
 
     def run(self, stops: Mapping[str, Callable[[fx.Node], Callable[[Tensor], Tensor] | None]]) -> None:
         """Walk the whole graph once, up to the last stop."""
+        try:
+            with torch.no_grad():
+                self._walk(stops)
+        finally:
+            self._store.close()
+
+    def _walk(self, stops: Mapping[str, Callable[[fx.Node], Callable[[Tensor], Tensor] | None]]) -> None:
         waiting = set(stops)
         inputs = iter(range(len(self._batches[0]) if self._batches else 0))
-        with torch.no_grad():
-            for node in self._gm.graph.nodes:
-                if node.op == "output" or not waiting:
-                    break
-                if node.op == "placeholder":
-                    index = next(inputs)
-                    for b, batch in enumerate(self._batches):
-                        self._store.put(f"t{b}:{node.name}", batch[index])
-                elif node.op == "call_function":
-                    self._step(node, stops.get(node.name))
-                    waiting.discard(node.name)
-                for dead in self._last_use.get(node, []):
-                    for b in range(len(self._batches)):
-                        self._store.drop(f"t{b}:{dead.name}")
-                        self._store.drop(f"s{b}:{dead.name}")
+        for node in self._gm.graph.nodes:
+            if node.op == "output" or not waiting:
+                break
+            if node.op == "placeholder":
+                index = next(inputs)
+                for b, batch in enumerate(self._batches):
+                    self._store.put(f"t{b}:{node.name}", batch[index])
+            elif node.op == "call_function":
+                self._step(node, stops.get(node.name))
+                waiting.discard(node.name)
+            for dead in self._last_use.get(node, []):
+                for b in range(len(self._batches)):
+                    self._store.drop(f"t{b}:{dead.name}")
+                    self._store.drop(f"s{b}:{dead.name}")
 
     def pairs(self, node: fx.Node) -> Iterator[tuple[Tensor, Tensor]]:
         """(student's input, teacher's output) of the convolution ``node``, batch by batch."""
@@ -124,10 +143,24 @@ class TwinWalk:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda used: self._value(used, b, student=student))
         if not callable(node.target):
             raise TypeError(f"node {node.name} calls {node.target!r}, which is no function")
-        return node.target(*args, **kwargs)
+        return call_pure(node.target, args, kwargs)
 
     def _value(self, node: Any, b: int, *, student: bool) -> Any:
         if node.op == "get_attr":
             return attribute(self._gm, node.target)
         key = f"s{b}:{node.name}"
         return self._store.get(key if student and key in self._store else f"t{b}:{node.name}")
+
+
+def _write(value: Tensor, path: Path) -> None:
+    # A clone, since a view would be saved with all that it is a view of. Through memory, since torch's own writer
+    # turns a full disk into a RuntimeError without a cause.
+    buffer = io.BytesIO()
+    torch.save(value.clone(), buffer)
+    try:
+        path.write_bytes(buffer.getbuffer())
+    except OSError as error:
+        raise InfrastructureError(
+            "disk_full", f"Activations do not fit on the disk of '{path.parent.parent}': {error.strerror}.",
+            hint="Free some space, or set TMPDIR to a larger disk.",
+        ) from error  # fmt: skip

@@ -18,7 +18,7 @@ from aslconvert.converter.export.verify import verify_dir
 from aslconvert.converter.export.write import write_artifacts
 from aslconvert.converter.fit.importance import output_importance
 from aslconvert.converter.heal.pool import build_pool, draw_samples, pool_size
-from aslconvert.converter.options import ConvertOptions
+from aslconvert.converter.options import DEFAULT_BUDGET_SECONDS, ConvertOptions
 from aslconvert.converter.pipeline import record
 from aslconvert.converter.pipeline.judge import AGREEMENT_NAME, DEFAULT_MAX_DROP, Judge, metric_for
 from aslconvert.converter.pipeline.planning import Planned, Survey, load_plans, make_plans, store_plans, survey
@@ -64,6 +64,7 @@ class _Conversion:
         self.options = options
         self.progress = progress
         self.timings: dict[str, float] = {}
+        self._met = False
         self.threads = options.threads or usable_cores()
         with self._timed("open"):
             progress.stage("open model and data")
@@ -76,16 +77,28 @@ class _Conversion:
             with self._timed("original"):
                 self.progress.stage("time the original")
                 timer.add_original(self.subject.original)
-                runtime, _ = timer.fastest_original(rounds=QUICK_ROUNDS)
+                fastest = timer.fastest_original(rounds=QUICK_ROUNDS)
             started = time.monotonic()
             batches = self.subject.calibration(self.options)
             if self.options.dry_run:
                 found = survey(self.subject, batches, self.options, threads=self.threads, progress=self.progress)
-                plans = make_plans(self.subject, found, timer, self.options, runtime=runtime, progress=self.progress)
+                plans = make_plans(
+                    self.subject,
+                    found,
+                    timer,
+                    self.options,
+                    runtime=fastest[0],
+                    original_ms=fastest[1],
+                    progress=self.progress,
+                )
                 return self._dry_report(plans, found, timer)
             state = State(self.out, fingerprint=self._fingerprint(), resume=self.options.resume)
-            with self._timed("search"):
-                plans, found = self._plans(state, batches, timer, runtime)
+            try:
+                with self._timed("search"):
+                    plans, found = self._plans(state, batches, timer, fastest)
+            except TargetNotReached:
+                state.remove()
+                raise
             with self._timed("fit and heal"):
                 made = self._variants(state, batches, plans, found, started)
             report = self._judge(made, found, timer)
@@ -95,14 +108,18 @@ class _Conversion:
         self._tell_if_missed(report)
         return report
 
-    def _plans(self, state: State, batches: Batches, timer: Timer, runtime: str) -> tuple[list[Planned], Survey]:
+    def _plans(
+        self, state: State, batches: Batches, timer: Timer, fastest: tuple[str, float]
+    ) -> tuple[list[Planned], Survey]:
         stored = load_plans(state)
         if stored is not None:
             plans, costs, damage = stored
             importance = output_importance(self.subject.gm, self.subject.sites, batches[:2], seed=self.options.seed)
             return plans, Survey(costs=costs, damage=damage, importance=importance)
         found = survey(self.subject, batches, self.options, threads=self.threads, progress=self.progress)
-        plans = make_plans(self.subject, found, timer, self.options, runtime=runtime, progress=self.progress)
+        plans = make_plans(
+            self.subject, found, timer, self.options, runtime=fastest[0], original_ms=fastest[1], progress=self.progress
+        )
         store_plans(state, plans, found)
         return plans, found
 
@@ -150,7 +167,7 @@ class _Conversion:
             validate = self._judge_of("validate")
             chosen_by = [Point(v.planned.id, speedups[v.planned.id], validate.score(v.gm).loss) for v in made]
             min_speedup, max_drop = self._wish()
-            chosen, _ = choose(chosen_by, min_speedup=min_speedup, max_drop=max_drop)
+            chosen, self._met = choose(chosen_by, min_speedup=min_speedup, max_drop=max_drop)
             test = self._judge_of("test")
             scores = {v.planned.id: test.score(v.gm) for v in made}
             worse = dominated([Point(key, speedups[key], score.loss) for key, score in scores.items()])
@@ -238,15 +255,21 @@ class _Conversion:
             )
         loss = variant.loss.value if variant.loss is not None else variant.agreement.relative_l2
         if max_drop is not None and loss > max_drop:
+            told = (
+                f"{variant.id} was chosen on the validate split, but loses {loss:.4g} on the test split, more than "
+                f"{max_drop:g}."
+                if self._met
+                else f"No variant loses at most {max_drop:g}; the best, {variant.id}, loses {loss:.4g}."
+            )
             raise TargetNotReached(
                 "accuracy_not_reached",
-                f"No variant loses at most {max_drop:g}; the best, {variant.id}, loses {loss:.4g}. "
-                f"It was written to '{self.out}'.",
+                f"{told} It was written to '{self.out}'.",
                 hint="Give more time with --budget, or accept a larger --max-drop.",
             )
 
     def _fingerprint(self) -> str:
-        kept = dataclasses.replace(self.options, resume=False, dry_run=False)
+        # The budget may differ: an interrupted run may be given more time, or less, for what is still to be healed.
+        kept = dataclasses.replace(self.options, resume=False, dry_run=False, budget_seconds=DEFAULT_BUDGET_SECONDS)
         return hashlib.sha256(f"{self.subject.fingerprint}|{kept}".encode()).hexdigest()
 
     @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -35,7 +35,19 @@ MARGIN = 1.06
 LEAST_GAIN = 1.05
 """Below this speed-up a conversion does not pay."""
 
-CORRECTIONS = 3
+LEAST_VARIANTS = 5
+"""Points that a frontier should have, where the model has as many plans."""
+
+CORRECTIONS = 4
+"""Stand-ins timed for one plan at most."""
+
+SPREAD = 16
+"""Budgets tried where the wished-for speed-ups give too few different plans."""
+
+CLOSE = 1.04
+"""A plan this little faster than needed is not corrected any more."""
+
+SPREAD = 12
 QUICK_ROUNDS = 7
 
 
@@ -83,16 +95,25 @@ def survey(
 
 
 def make_plans(
-    subject: Subject, found: Survey, timer: Timer, options: ConvertOptions, *, runtime: str, progress: Progress
+    subject: Subject,
+    found: Survey,
+    timer: Timer,
+    options: ConvertOptions,
+    *,
+    runtime: str,
+    original_ms: float,
+    progress: Progress,
 ) -> list[Planned]:
     """Plans along the frontier, each checked by timing a stand-in of it against the original in ``runtime``.
+
+    ``original_ms`` is the original's median there.
 
     Raises:
         TargetNotReached: ``does_not_pay``, when no plan is faster than the original.
     """
     progress.stage("plans")
     table = candidates_of(subject.sites, found.costs, found.damage)
-    search = _Search(subject, table, timer, runtime)
+    search = _Search(subject, table, timer, runtime, original_ms)
     quickest = search.fastest(seed=options.seed)
     if quickest.expected < LEAST_GAIN:
         raise TargetNotReached(
@@ -108,16 +129,17 @@ def make_plans(
         if planned is not None and all(planned.plan != other.plan for other in plans):
             plans.append(planned)
         progress.update(number + 1, len(wanted), "plans")
-    if all(quickest.plan != other.plan for other in plans) and (not plans or len(plans) < len(wanted)):
+    if len(plans) < LEAST_VARIANTS and all(quickest.plan != other.plan for other in plans):
         plans.append(quickest)
-    return plans
+    plans += search.more(LEAST_VARIANTS - len(plans), besides=plans, seed=options.seed)
+    return _named(plans)
 
 
 def targets(options: ConvertOptions, most: float) -> list[float]:
     """Speed-ups to aim at, none beyond ``most``; where the wish is out of reach, points up to what can be had."""
     base = [options.min_speedup * step for step in LADDER] if options.min_speedup else list(DEFAULT_SPEEDUPS)
     reachable = [target for target in base if LEAST_GAIN <= target <= most / MARGIN]
-    if len(reachable) >= len(base) - 1:
+    if len(reachable) == len(base):
         return reachable
     spread = [most ** (step / len(base)) for step in range(1, len(base) + 1)]
     exact = [options.min_speedup] if options.min_speedup and options.min_speedup <= most / MARGIN else []
@@ -125,50 +147,89 @@ def targets(options: ConvertOptions, most: float) -> list[float]:
 
 
 class _Search:
-    def __init__(self, subject: Subject, table: Mapping[str, Sequence[Candidate]], timer: Timer, runtime: str) -> None:
+    def __init__(
+        self, subject: Subject, table: Mapping[str, Sequence[Candidate]], timer: Timer, runtime: str, original_ms: float
+    ) -> None:
         self._subject = subject
         self._table = table
         self._timer = timer
         self._runtime = runtime
+        self._original_ms = original_ms
+        self._rest_ms = 0.0
         self._sites: dict[str, ConvSite] = {site.name: site for site in subject.sites}
 
     def fastest(self, *, seed: int) -> Planned:
         chosen = {key: min(row, key=lambda c: c.latency_ms) for key, row in self._table.items()}
         plan = plan_of(self._subject.sites, chosen)
         speedup = self._time(plan, seed=seed)
+        self._learn(chosen, speedup)
         return Planned(id=f"x{speedup:.2f}", plan=plan, target=speedup, expected=speedup)
 
     def towards(self, target: float, *, seed: int) -> Planned | None:
-        """The least damaging plan whose stand-in measures at least ``target``, by correcting the predicted budget."""
-        slowest = sum(max(c.latency_ms for c in row) for row in self._table.values())
-        fastest = fastest_ms(self._table)
-        low, high = fastest, slowest
+        """The least damaging plan whose stand-in measures at least ``target``.
+
+        The sites' budget is what the wished-for latency leaves beside the rest of the network; the rest is only known
+        by timing whole stand-ins, each of which corrects it.
+        """
         best: Planned | None = None
-        # Bisection on the sites' share of the time: the rest of the network is only known by timing the whole.
-        for _ in range(CORRECTIONS + 4):
-            budget = (low + high) / 2
-            chosen = solve_plan(self._table, budget)
+        tried: set[tuple[int | None, ...]] = set()
+        goal = target * MARGIN
+        for _ in range(CORRECTIONS):
+            chosen = solve_plan(self._table, max(self._original_ms / goal - self._rest_ms, fastest_ms(self._table)))
             if chosen is None:
-                low = budget
-                continue
+                break
             plan = plan_of(self._subject.sites, chosen)
-            if best is not None and plan == best.plan:
-                low = budget
-                continue
+            if tuple(plan.values()) in tried:
+                break
+            tried.add(tuple(plan.values()))
             speedup = self._time(plan, seed=seed)
+            self._learn(chosen, speedup)
             if speedup >= target * MARGIN:
                 best = Planned(id=f"x{target:.2f}", plan=plan, target=target, expected=speedup)
-                low = budget
-                if speedup <= target * MARGIN * 1.03:
+                if speedup <= target * MARGIN * CLOSE:
                     break
-            else:
-                high = budget
+            elif best is not None:
+                break
         return best
+
+    def more(self, count: int, *, besides: Sequence[Planned], seed: int) -> list[Planned]:
+        """Up to ``count`` further plans, of budgets spread between the fastest and the most exact form."""
+        found: list[Planned] = []
+        low = fastest_ms(self._table)
+        high = sum(max(c.latency_ms for c in row) for row in self._table.values())
+        for step in range(1, SPREAD):
+            if len(found) >= count:
+                break
+            chosen = solve_plan(self._table, low + (high - low) * step / SPREAD)
+            if chosen is None:
+                continue
+            plan = plan_of(self._subject.sites, chosen)
+            if all(plan != other.plan for other in (*besides, *found)):
+                speedup = self._time(plan, seed=seed)
+                found.append(Planned(id=f"x{speedup:.2f}", plan=plan, target=speedup, expected=speedup))
+        return found
+
+    def _learn(self, chosen: Mapping[str, Candidate], speedup: float) -> None:
+        self._rest_ms = self._original_ms / speedup - sum(c.latency_ms for c in chosen.values())
 
     def _time(self, plan: Plan, *, seed: int) -> float:
         blocks = {name: stand_in(self._sites[name], rows, seed=seed) for name, rows in plan.items() if rows is not None}
         gm = replace_sites(self._subject.gm, blocks) if blocks else self._subject.gm
         return self._timer.speedup_of(gm, self._runtime, rounds=QUICK_ROUNDS)
+
+
+def _named(plans: Sequence[Planned]) -> list[Planned]:
+    """The plans with ids that differ: two may come out equally fast to two digits."""
+    taken: set[str] = set()
+    named = []
+    for planned in plans:
+        name, number = planned.id, 1
+        while name in taken:
+            number += 1
+            name = f"{planned.id}-{number}"
+        taken.add(name)
+        named.append(replace(planned, id=name))
+    return named
 
 
 def store_plans(state: State, plans: Sequence[Planned], found: Survey) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -24,6 +25,7 @@ class State:
 
     def __init__(self, out: Path, *, fingerprint: str, resume: bool) -> None:
         self.folder = out / FOLDER
+        self._made_out = not out.exists()
         record = self.folder / "run.json"
         if not resume:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -82,5 +84,8 @@ class State:
         write_file(self.folder / f"{name}.safetensors", save(tensors))
 
     def remove(self) -> None:
-        """The conversion is done: nothing is left to resume."""
+        """Nothing is left to resume; an output folder that was made for the state alone goes too."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self._made_out:
+            with contextlib.suppress(OSError):
+                self.folder.parent.rmdir()

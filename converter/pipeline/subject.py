@@ -108,12 +108,14 @@ def open_subject(model: str, *, data: str, options: ConvertOptions) -> Subject:
     ).for_model(specs)
     fixed = specs[0].shape[0] if specs else None
     _check_crop(specs, options)
-    test = dataset.split("test")
-    if len(test) < (fixed or 1):
-        raise UsageError(
-            "too_few_samples", f"The model wants batches of {fixed}, the test split has {len(test)} samples."
-        )
-    example = test.batch(range(fixed or 1)).inputs
+    for name, count in dataset.samples_by_split.items():
+        if count < (fixed or 1):
+            raise UsageError(
+                "too_few_samples",
+                f"The model wants batches of {fixed or 1}, the {name} split has {count} samples.",
+                hint="Give more data, or export the model with a dynamic batch.",
+            )
+    example = dataset.split("test").batch(range(fixed or 1)).inputs
     _check_outputs(gm, example)
     path = Path(model)
     return Subject(

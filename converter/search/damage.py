@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from aslconvert.converter.data.metrics import flatten
 from aslconvert.converter.fit.dictionary import build_dictionary
 from aslconvert.converter.fit.layerwise import POSITION_STRIDE, apply_block
+from aslconvert.converter.fit.pure import PureInterpreter
 from aslconvert.converter.fit.rows import Block
 from aslconvert.converter.fit.solve import choose_rows, solve_block
 from aslconvert.converter.fit.statistics import TapStatistics
@@ -87,7 +88,7 @@ class _Tail:
     def __init__(self, gm: fx.GraphModule, batch: tuple[Tensor, ...]) -> None:
         self._gm = gm
         self._batch = batch
-        recorder = fx.Interpreter(gm, garbage_collect_values=False)
+        recorder = PureInterpreter(gm, garbage_collect_values=False)
         with torch.no_grad():
             self._reference = [o for o in flatten(recorder.run(*batch)) if o.is_floating_point()]
         self._values: dict[fx.Node, Any] = dict(recorder.env)
@@ -104,7 +105,7 @@ class _Tail:
             raise TypeError(f"the convolution {node.name} reads no node")
         with torch.no_grad():
             known[node] = apply_block(block, site, self._values[source])
-            out = fx.Interpreter(self._gm).run(*self._batch, initial_env=known)
+            out = PureInterpreter(self._gm).run(*self._batch, initial_env=known)
         total = 0.0
         outputs = [o for o in flatten(out) if o.is_floating_point()]
         for got, want in zip(outputs, self._reference, strict=True):
