@@ -102,27 +102,14 @@ void run(float* dst, int64_t step, const Line& line) {
     const int64_t at = line.begin + lead + t;
     window[t] = at >= 0 && at < width ? column(at) : vec{};
   }
-  const int64_t ahead = lead + NX - 1;
-  const auto put = [&](int64_t x) {
+  // One loop for borders and interior: its branch is foreseen, and the window stays in registers.
+  const int64_t last = line.end + lead + NX - 1;
+  for (int64_t at = line.begin + lead + NX - 1; at < last; ++at, dst += step) {
+    window[NX - 1] = at >= 0 && at < width ? column(at) : vec{};
     vec sum = only(x_lanes[0], x_weight[0] * window[0]);
     for (int t = 1; t < NX; ++t) sum = add(sum, x_lanes[t], x_weight[t], window[t]);
-    __builtin_memcpy(dst + (x - line.begin) * step, &sum, sizeof(sum));
+    __builtin_memcpy(dst, &sum, sizeof(sum));
     for (int t = 0; t + 1 < NX; ++t) window[t] = window[t + 1];
-  };
-  const int64_t enter = most(line.begin, least(line.end, -ahead));
-  const int64_t leave = most(enter, least(line.end, width - ahead));
-  int64_t x = line.begin;
-  for (; x < enter; ++x) {
-    window[NX - 1] = vec{};
-    put(x);
-  }
-  for (; x < leave; ++x) {
-    window[NX - 1] = column(x + ahead);
-    put(x);
-  }
-  for (; x < line.end; ++x) {
-    window[NX - 1] = vec{};
-    put(x);
   }
 }
 

@@ -23,30 +23,32 @@ thread_local Scratch panel_scratch;
 
 // False where the rows' offsets along the axis lie too far apart.
 bool gather_axis(AxisTaps& taps, const RowShift<float>* rows, int64_t count, int axis, const Extent& extent) {
-  const auto each = [&](const auto& visit) {
-    for (int64_t i = 0; i < count; ++i) {
-      const float fraction = rows[i].fraction[axis];
-      for (int64_t t = 0; t < 1 + (fraction != 0.0f); ++t) {
-        const int64_t offset = rows[i].base[axis] + t;
-        if (offset <= -extent.out[axis] || offset >= extent.size[axis]) continue;  // reads nothing of the image
-        visit(i, offset, t == 0 ? 1.0f - fraction : fraction);
-      }
-    }
-  };
-  int64_t lowest = extent.size[axis], highest = -extent.out[axis];
-  each([&](int64_t, int64_t offset, float) {
-    lowest = std::min(lowest, offset);
-    highest = std::max(highest, offset);
-  });
+  // Offsets in [lowest, beyond) reach the image from some output pixel.
+  const int64_t lowest = 1 - extent.out[axis], beyond = extent.size[axis];
+  int64_t first = beyond, last = lowest - 1;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t low = rows[i].base[axis], high = low + (rows[i].fraction[axis] != 0.0f);
+    const bool reads = high >= lowest && low < beyond;
+    first = reads ? std::min(first, low) : first;
+    last = reads ? std::max(last, high) : last;
+  }
+  first = std::max(first, lowest);
+  last = std::min(last, beyond - 1);
   taps = AxisTaps{};
-  if (lowest > highest) return true;
-  if (highest - lowest >= kMostTaps) return false;
-  taps.first = lowest;
-  taps.count = highest - lowest + 1;
-  each([&](int64_t i, int64_t offset, float weight) {
-    taps.used[offset - lowest] |= 1u << i;
-    taps.weight[offset - lowest][i] = weight;
-  });
+  if (first > last) return true;
+  if (last - first >= kMostTaps) return false;
+  taps.first = first;
+  taps.count = last - first + 1;
+  const auto put = [&](int64_t tap, int64_t i, float weight) {
+    // No branch on the shift: whole and half pixels alternate without a pattern. What is not wanted goes to the spare.
+    const int64_t to = weight != 0.0f && tap >= 0 && tap < taps.count ? tap : kMostTaps;
+    taps.used[to] |= 1u << i;
+    taps.weight[to][i] = weight;
+  };
+  for (int64_t i = 0; i < count; ++i) {
+    put(rows[i].base[axis] - first, i, 1.0f - rows[i].fraction[axis]);
+    put(rows[i].base[axis] - first + 1, i, rows[i].fraction[axis]);
+  }
   return true;
 }
 
