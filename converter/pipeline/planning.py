@@ -47,7 +47,6 @@ SPREAD = 16
 CLOSE = 1.04
 """A plan this little faster than needed is not corrected any more."""
 
-SPREAD = 12
 QUICK_ROUNDS = 7
 
 
@@ -206,7 +205,8 @@ class _Search:
             plan = plan_of(self._subject.sites, chosen)
             if all(plan != other.plan for other in (*besides, *found)):
                 speedup = self._time(plan, seed=seed)
-                found.append(Planned(id=f"x{speedup:.2f}", plan=plan, target=speedup, expected=speedup))
+                if speedup >= LEAST_GAIN:
+                    found.append(Planned(id=f"x{speedup:.2f}", plan=plan, target=speedup, expected=speedup))
         return found
 
     def _learn(self, chosen: Mapping[str, Candidate], speedup: float) -> None:
