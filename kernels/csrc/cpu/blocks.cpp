@@ -28,7 +28,9 @@ ASL_INLINE vec load(const float* src) {
 // Which lanes read a tap. What the others would have read must not reach a sum: zero times infinity is not zero.
 #if defined(__AVX512F__)
 typedef __mmask16 Lanes;
-ASL_INLINE Lanes lanes_of(uint32_t bits) { return static_cast<Lanes>(bits); }
+ASL_INLINE Lanes lanes_of(vec weight) {
+  return _mm512_cmp_ps_mask((__m512)weight, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+}
 ASL_INLINE vec get(Lanes lanes, const float* src) { return (vec)_mm512_maskz_loadu_ps(lanes, src); }
 ASL_INLINE vec only(Lanes lanes, vec value) { return (vec)_mm512_maskz_mov_ps(lanes, (__m512)value); }
 ASL_INLINE vec add(vec sum, Lanes lanes, vec weight, vec value) {
@@ -36,11 +38,7 @@ ASL_INLINE vec add(vec sum, Lanes lanes, vec weight, vec value) {
 }
 #else
 typedef ints Lanes;
-ASL_INLINE Lanes lanes_of(uint32_t bits) {
-  Lanes result;
-  for (int i = 0; i < kLanes; ++i) result[i] = (bits >> i & 1u) != 0 ? -1 : 0;
-  return result;
-}
+ASL_INLINE Lanes lanes_of(vec weight) { return weight != vec{}; }
 ASL_INLINE vec only(Lanes lanes, vec value) { return (vec)((ints)value & lanes); }
 ASL_INLINE vec get(Lanes lanes, const float* src) { return only(lanes, load(src)); }
 ASL_INLINE vec add(vec sum, Lanes lanes, vec weight, vec value) { return sum + weight * only(lanes, value); }
@@ -53,7 +51,6 @@ inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 struct Line {
   const float* row[kMostTaps];
   const float* y_weight[kMostTaps];
-  uint32_t y_used[kMostTaps];
   int64_t channels, width;  // of the image
   int64_t present;          // channels from here to the end of the pixel
   int64_t begin, end;       // output columns
@@ -83,11 +80,11 @@ void run(float* dst, int64_t step, const Line& line) {
   for (int t = 0; t < NY; ++t) {
     row[t] = line.row[t];
     y_weight[t] = load(line.y_weight[t] + line.lane);
-    y_lanes[t] = lanes_of(line.y_used[t] >> line.lane);
+    y_lanes[t] = lanes_of(y_weight[t]);
   }
   for (int t = 0; t < NX; ++t) {
     x_weight[t] = load(line.x->weight[t] + line.lane);
-    x_lanes[t] = lanes_of(line.x->used[t] >> line.lane);
+    x_lanes[t] = lanes_of(x_weight[t]);
   }
   const int64_t channels = line.channels, width = line.width, present = line.present;
   const auto column = [&](int64_t at) {
@@ -139,8 +136,7 @@ void sample_channels(float* panel, int64_t panel_step, const float* image, int64
       const int64_t source = y + block.y.first + t;
       if (source < 0 || source >= height) continue;
       line.row[rows] = image + source * width * channels;
-      line.y_weight[rows] = block.y.weight[t];
-      line.y_used[rows++] = block.y.used[t];
+      line.y_weight[rows++] = block.y.weight[t];
     }
     if (rows == 0 || block.x.count == 0) {
       for (int64_t x = line.begin; x < line.end; ++x, dst += panel_step) {

@@ -12,8 +12,7 @@ constexpr int64_t kMostTaps = 5;  // offsets per axis that a block may have
 struct AxisTaps {
   int64_t first = 0;
   int64_t count = 0;
-  uint32_t used[kMostTaps + 1];  // one bit per channel that reads this offset; the last is spare, as below
-  float weight[kMostTaps + 1][kBlock];
+  float weight[kMostTaps + 1][kBlock];  // zero where a channel does not read this offset; the last is spare
 };
 
 // Bilinear taps are a product of the two axes: the y axis is summed once per pixel and reused along x.

@@ -42,7 +42,6 @@ bool gather_axis(AxisTaps& taps, const RowShift<float>* rows, int64_t count, int
   const auto put = [&](int64_t tap, int64_t i, float weight) {
     // No branch on the shift: whole and half pixels alternate without a pattern. What is not wanted goes to the spare.
     const int64_t to = weight != 0.0f && tap >= 0 && tap < taps.count ? tap : kMostTaps;
-    taps.used[to] |= 1u << i;
     taps.weight[to][i] = weight;
   };
   for (int64_t i = 0; i < count; ++i) {
