@@ -40,8 +40,8 @@ def choose(points: Sequence[Point], *, min_speedup: float | None, max_drop: floa
         fast = [point for point in points if point.speedup >= min_speedup]
         if fast:
             return min(fast, key=lambda point: (point.loss, -point.speedup)).id, True
-        return max(points, key=lambda point: point.speedup).id, False
+        return max(points, key=lambda point: (point.speedup, -point.loss)).id, False
     close = [point for point in points if max_drop is not None and point.loss <= max_drop]
     if close:
         return max(close, key=lambda point: (point.speedup, -point.loss)).id, True
-    return min(points, key=lambda point: point.loss).id, False
+    return min(points, key=lambda point: (point.loss, -point.speedup)).id, False
