@@ -10,15 +10,13 @@
 #include "blocks.h"
 #include "gemm.h"
 #include "loops.h"
-#include "scratch.h"
+#include "panel.h"
 
 namespace asl {
 namespace {
 
 using torch::headeronly::ScalarType;
 
-constexpr int64_t kPanelBytes = 256 * 1024;
-constexpr int64_t kFewestPixels = 192;
 thread_local Scratch panel_scratch;
 
 // False where the rows' offsets along the axis lie too far apart.
@@ -117,7 +115,7 @@ bool pointwise_last(const Problem& problem, const Tensor& x, const Tensor& shift
              as_tensor({panel, last - first, rows, step, 1}, x.scalar_type()), right);
     if (bias_data != nullptr || relu) loop.epilogue_last(target, bias_data, relu, last - first, out_channels);
   };
-  const int64_t target = std::max<int64_t>(kPanelBytes / (step * static_cast<int64_t>(sizeof(float))), kFewestPixels);
+  const int64_t target = panel_pixels(rows, sizeof(float));
   const int64_t panels = (all + target - 1) / target;
   const int64_t each = (all + panels - 1) / panels;
   if (panels < static_cast<int64_t>(torch::stable::get_num_threads())) {

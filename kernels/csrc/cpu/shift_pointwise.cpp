@@ -11,16 +11,11 @@
 #include "dispatch.h"
 #include "gemm.h"
 #include "loops.h"
+#include "panel.h"
 #include "pointwise_last.h"
-#include "scratch.h"
 
 namespace asl {
 namespace {
-
-// A panel beyond this falls out of the second-level cache; one of fewer pixels starves the matrix product.
-constexpr int64_t kPanelBytes = 256 * 1024;
-constexpr int64_t kFewestPixels = 192;
-constexpr int64_t kMostPixels = 4096;
 
 thread_local Scratch panel_scratch;
 thread_local Scratch result_scratch;
@@ -35,8 +30,7 @@ struct Panels {
 
 Panels cut(const Problem& problem, int64_t element_size, int64_t threads) {
   const int64_t all = problem.extent.out_pixels();
-  const int64_t bytes_per_pixel = std::max<int64_t>(problem.rows, 1) * element_size;
-  const int64_t target = std::clamp(kPanelBytes / bytes_per_pixel, kFewestPixels, kMostPixels);
+  const int64_t target = panel_pixels(problem.rows, element_size);
   Panels panels{all, 1, 1, 0};
   if (all > target) {
     panels.pieces = (all + target - 1) / target;
