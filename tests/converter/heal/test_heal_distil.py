@@ -75,8 +75,8 @@ def test_healing_lowers_the_error_and_moves_every_kind_of_parameter(
     assert {name for name in after if not torch.equal(after[name], before[name])} == {
         name for name, value in after.items() if value.is_floating_point()
     }
-    # Gently: in a hundred steps of about a thousandth of a pixel no row leaves its place.
-    assert all(float((after[name] - before[name]).abs().max()) < 0.25 for name in names)
+    # Gently: momentum makes a step of a thousandth of a pixel a hundredth at most, and the rate falls to zero.
+    assert all(float((after[name] - before[name]).abs().max()) < 1.0 for name in names)
     assert all(torch.equal(value, original[name]) for name, value in teacher.state_dict().items())
 
 
