@@ -18,6 +18,7 @@ from aslconvert.converter.data.metrics import flatten
 from aslconvert.converter.errors import InternalError, UserError
 from aslconvert.converter.heal.loss import distillation_loss
 from aslconvert.converter.heal.optimiser import base_rates, build_optimisers, set_rates, shift_names
+from aslconvert.converter.heal.pointwise import as_products
 from aslconvert.converter.heal.pool import Pool
 from aslconvert.converter.heal.schedule import rate_factor
 
@@ -63,7 +64,7 @@ def heal(
     accelerator = Accelerator(cpu=not torch.cuda.is_available() or not _on_cuda(gm))
     optimisers, shift_gradients = build_optimisers(gm, shifts)
     rates = base_rates(optimisers)
-    model = accelerator.prepare(gm)
+    model = accelerator.prepare(as_products(gm))
     prepared = [accelerator.prepare(optimiser) for optimiser in optimisers]
     state = _State.load(checkpoint, gm, optimisers)
     started = time.monotonic() - state.seconds

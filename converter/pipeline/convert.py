@@ -34,7 +34,7 @@ from aslconvert.converter.threads import torch_threads
 
 Batches = list[tuple[Tensor, ...]]
 
-HEAL_SAMPLES = 2048
+HEAL_SAMPLES = 1536
 """Samples whose answers the original gives once, for all variants."""
 
 QUICK_ROUNDS = 7

@@ -18,7 +18,7 @@ from aslconvert.converter.pipeline.state import State
 from aslconvert.converter.pipeline.subject import Subject
 from aslconvert.converter.progress import Progress
 
-FOCUS_SHARE = 0.6
+FOCUS_SHARE = 0.7
 """Of the healing time, for the variant that answers the user's wish; the others share the rest."""
 
 LEAST_HEALING = 1.0
