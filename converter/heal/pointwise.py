@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx
 
-from aslconvert.converter.ir.graph import arguments, aten
+from aslconvert.converter.ir.graph import arguments, aten, attribute
 
 
 def as_products(gm: fx.GraphModule) -> fx.GraphModule:
@@ -45,9 +45,7 @@ def _is_pointwise(gm: fx.GraphModule, call: dict[str, object]) -> bool:
     weight = call["weight"]
     if not isinstance(weight, fx.Node) or weight.op != "get_attr" or call["groups"] != 1:
         return False
-    tensor = gm
-    for part in str(weight.target).split("."):
-        tensor = getattr(tensor, part)
+    tensor = attribute(gm, weight.target)
     unit = _all(call["stride"], 1) and _all(call["padding"], 0)
     return isinstance(tensor, Tensor) and tensor.dim() == 4 and tuple(tensor.shape[2:]) == (1, 1) and unit
 
