@@ -33,6 +33,7 @@ def _close(actual: Tensor, expected: Tensor) -> None:
     bias=st.booleans(),
     relu=st.booleans(),
     transposed=st.booleans(),
+    source_kind=st.sampled_from(["none", "sorted", "any"]),
     seed=st.integers(0, 2**31),
 )
 def test_equals_the_reference(
@@ -47,18 +48,26 @@ def test_equals_the_reference(
     bias: bool,
     relu: bool,
     transposed: bool,
+    source_kind: str,
     seed: int,
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, channels, height, width, generator=generator).contiguous(memory_format=torch.channels_last)
-    shift = (torch.rand(channels, 2, generator=generator) * 2 - 1) * reach
+    source = None
+    rows = channels
+    if source_kind != "none":
+        rows = int(torch.randint(1, 2 * channels + 1, (), generator=generator))
+        source = torch.randint(0, channels, (rows,), generator=generator)
+        if source_kind == "sorted":
+            source = source.sort().values
+    shift = (torch.rand(rows, 2, generator=generator) * 2 - 1) * reach
     if grid is not None:
         shift = (shift / grid).round() * grid
-    weight = torch.randn(outputs, channels, generator=generator) / channels**0.5
+    weight = torch.randn(outputs, rows, generator=generator) / rows**0.5
     if transposed:
         weight = weight.t().contiguous().t()
     offset = torch.randn(outputs, generator=generator) if bias else None
-    arguments = (x, shift, None, weight, offset, [1, 1], list(delta), relu)
+    arguments = (x, shift, source, weight, offset, [1, 1], list(delta), relu)
     _close(torch.ops.asl.shift_pointwise(*arguments), reference.shift_pointwise(*arguments))
 
 
@@ -78,10 +87,11 @@ def test_rows_that_read_whole_blocks_of_channels_in_another_order(rows: int) -> 
     channels=st.sampled_from([4, 16, 19, 32]),
     size=st.sampled_from([3, 7, 18]),
     bad=st.sampled_from([float("nan"), float("inf")]),
+    gathered=st.booleans(),
     seed=st.integers(0, 2**31),
 )
 def test_reads_no_pixel_beyond_the_image_and_none_that_a_channel_has_no_weight_for(
-    channels: int, size: int, bad: float, seed: int
+    channels: int, size: int, bad: float, gathered: bool, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     shift = torch.randint(-2, 3, (channels, 2), generator=generator) / 2
@@ -92,8 +102,9 @@ def test_reads_no_pixel_beyond_the_image_and_none_that_a_channel_has_no_weight_f
     memory[1, pixel[0], pixel[1]] = bad
     x = memory[1:2].permute(0, 3, 1, 2)
     assert x.is_contiguous(memory_format=torch.channels_last)
-    shifted = reference.active_shift(x, shift, None, [1, 1], [-1, -1])
-    summed = aslconvert.kernels.shift_pointwise(x, shift, torch.ones(1, channels))
+    source = torch.randperm(channels, generator=generator) if gathered else None
+    shifted = reference.active_shift(x, shift, source, [1, 1], [-1, -1])
+    summed = aslconvert.kernels.shift_pointwise(x, shift, torch.ones(1, channels), source=source)
     assert torch.equal(torch.isfinite(summed), torch.isfinite(shifted.sum(1, keepdim=True)))
 
 
@@ -107,7 +118,8 @@ def test_far_shifts_and_threads() -> None:
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            y = torch.ops.asl.shift_pointwise(x, shift, None, weight, None, [1, 1], [-1, -1], False)
-            _close(y, reference.shift_pointwise(x, shift, None, weight, None, [1, 1], [-1, -1], False))
+            for source in (None, torch.arange(20).flip(0)):
+                arguments = (x, shift, source, weight, None, [1, 1], [-1, -1], False)
+                _close(torch.ops.asl.shift_pointwise(*arguments), reference.shift_pointwise(*arguments))
     finally:
         torch.set_num_threads(before)

@@ -18,6 +18,7 @@ namespace {
 using torch::headeronly::ScalarType;
 
 thread_local Scratch panel_scratch;
+thread_local Scratch gather_scratch;
 
 // False where the rows' offsets along the axis lie too far apart.
 bool gather_axis(AxisTaps& taps, const RowShift<float>* rows, int64_t count, int axis, const Extent& extent) {
@@ -59,7 +60,23 @@ bool consecutive_blocks(const Problem& problem) {
 bool applies(const Problem& problem, const Tensor& x) {
   const Extent& extent = problem.extent;
   return problem.channels_last && x.scalar_type() == ScalarType::Float && problem.dims == 2 && problem.rows > 0 &&
-         extent.stride[1] == 1 && extent.stride[2] == 1 && consecutive_blocks(problem);
+         extent.stride[1] == 1 && extent.stride[2] == 1;
+}
+
+// The image rows that output rows [first, last) read, by all blocks together.
+struct Band {
+  int64_t first, last;
+};
+Band band_of(const std::vector<ChannelBlock>& blocks, const Extent& extent, int64_t first, int64_t last) {
+  Band band{extent.size[1], 0};
+  for (const ChannelBlock& block : blocks) {
+    if (block.y.count == 0) continue;
+    band.first = std::min(band.first, first + block.y.first);
+    band.last = std::max(band.last, last - 1 + block.y.first + block.y.count);
+  }
+  band.first = std::max<int64_t>(band.first, 0);
+  band.last = std::max(band.first, std::min(band.last, extent.size[1]));
+  return band;
 }
 
 }  // namespace
@@ -90,14 +107,37 @@ bool pointwise_last(const Problem& problem, const Tensor& x, const Tensor& shift
   const Loops<float>& loop = loops<float>();
   const int64_t step = count * kBlock;
 
+  const bool in_place = consecutive_blocks(problem);
+  const int64_t* source = problem.source.data();
+
+  // Copies every row's channel, for the image rows under output pixels [start, stop), so that blocks lie together;
+  // returns where the image would begin if it were copied as a whole.
+  const auto gather = [&](const float* image, int64_t start, int64_t stop, int64_t begin, int64_t end) {
+    const int64_t width = extent.size[2];
+    const Band band = band_of(blocks, extent, start / extent.out[2], (stop - 1) / extent.out[2] + 1);
+    const int64_t first = band.first * width, last = band.last * width;
+    float* copy =
+        static_cast<float*>(gather_scratch.get((last - first + 1) * step * static_cast<int64_t>(sizeof(float))));
+    const int64_t row_begin = begin * kBlock, row_end = std::min(rows, end * kBlock);
+    for (int64_t pixel = first; pixel < last; ++pixel) {
+      const float* src = image + pixel * problem.channels;
+      float* dst = copy + (pixel - first) * step;
+      for (int64_t k = row_begin; k < row_end; ++k) dst[k] = src[source[k]];
+    }
+    // As an integer: the pointer itself may lie before the copy, only pixels of the band are read through it.
+    return reinterpret_cast<const float*>(reinterpret_cast<intptr_t>(copy) -
+                                          first * step * static_cast<int64_t>(sizeof(float)));
+  };
   // Pixels [first, last) of the whole batch, blocks [begin, end).
   const auto fill = [&](float* panel, int64_t first, int64_t last, int64_t begin, int64_t end) {
     for (int64_t at = first; at < last;) {
       const int64_t n = at / out_pixels, start = at - n * out_pixels;
       const int64_t stop = std::min(out_pixels, start + last - at);
       const float* image = from + n * pixels * problem.channels;
+      if (!in_place) image = gather(image, start, stop, begin, end);
       for (int64_t b = begin; b < end; ++b) {
-        sample(panel + (at - first) * step + b * kBlock, step, image + problem.source[b * kBlock], problem.channels,
+        const int64_t channel = in_place ? source[b * kBlock] : b * kBlock;
+        sample(panel + (at - first) * step + b * kBlock, step, image + channel, in_place ? problem.channels : step,
                std::min(kBlock, rows - b * kBlock), blocks[b], extent, start, stop);
       }
       at += stop - start;

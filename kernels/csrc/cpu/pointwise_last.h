@@ -6,8 +6,8 @@
 namespace asl {
 
 // Writes relu?(weight . shifted x + bias) and returns true, or returns false, with nothing written, where the form
-// does not apply: it wants float32 images at stride 1, rows that read consecutive channels by sixteens, and in each of
-// those sixteens shifts that lie close together.
+// does not apply: it wants float32 images at stride 1, and in each sixteen rows shifts that lie close together. Rows that
+// do not read consecutive channels by sixteens cost a copy in cache.
 bool pointwise_last(const Problem& problem, const Tensor& x, const Tensor& shift, const Tensor& weight,
                     const std::optional<Tensor>& bias, bool relu, const Tensor& output);
 
