@@ -43,7 +43,11 @@ class MaskTable {
  public:
   // Covers the rows' y and x offsets widened by `margin`; `pixels` asks for PixelMasks where they apply.
   MaskTable(const Extent& extent, const std::vector<Taps<A>>& rows, int64_t margin, bool pixels);
+  // The view points into this table.
+  MaskTable(MaskTable&&) = default;
+  MaskTable(const MaskTable&) = delete;
   const Masks<A>& view() const { return view_; }
+  size_t bytes() const { return columns_.size() * sizeof(columns_[0]) + pixels_.size() * sizeof(pixels_[0]); }
 
  private:
   bool make_pixels(const Extent& extent, const int64_t lowest[3], const int64_t highest[3]);

@@ -123,3 +123,17 @@ def test_far_shifts_and_threads() -> None:
                 _close(torch.ops.asl.shift_pointwise(*arguments), reference.shift_pointwise(*arguments))
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_shifts_changed_in_place_and_reused_for_other_shapes_are_seen(layout: torch.memory_format) -> None:
+    shift = torch.zeros(4, 2)
+    for step in range(4):
+        shift[step % 4] += 0.5
+        # The same memory as four rows in two axes, and as eight rows in one.
+        for size in ((6, 7), (9, 7), (7, 9)):
+            x = torch.randn(1, 4, *size).contiguous(memory_format=layout)
+            arguments = (x, shift, None, torch.randn(3, 4), None, [1, 1], [-1, -1], False)
+            _close(torch.ops.asl.shift_pointwise(*arguments), reference.shift_pointwise(*arguments))
+        line = (torch.randn(1, 8, 7), shift.view(8, 1), None, torch.randn(3, 8), None, [1], [-1], False)
+        _close(torch.ops.asl.shift_pointwise(*line), reference.shift_pointwise(*line))

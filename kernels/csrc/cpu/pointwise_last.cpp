@@ -11,6 +11,7 @@
 #include "gemm.h"
 #include "loops.h"
 #include "panel.h"
+#include "remember.h"
 
 namespace asl {
 namespace {
@@ -50,6 +51,22 @@ bool gather_axis(AxisTaps& taps, const RowShift<float>* rows, int64_t count, int
   return true;
 }
 
+struct Plan {
+  bool fits;
+  std::vector<ChannelBlock> blocks;
+  size_t bytes() const { return blocks.size() * sizeof(ChannelBlock); }
+};
+
+Plan make_plan(const Problem& problem, const std::vector<RowShift<float>>& shifts) {
+  Plan plan{true, std::vector<ChannelBlock>((problem.rows + kBlock - 1) / kBlock)};
+  for (size_t b = 0; b < plan.blocks.size(); ++b) {
+    const int64_t first = static_cast<int64_t>(b) * kBlock, count = std::min(kBlock, problem.rows - first);
+    plan.fits = plan.fits && gather_axis(plan.blocks[b].y, shifts.data() + first, count, 1, problem.extent) &&
+                gather_axis(plan.blocks[b].x, shifts.data() + first, count, 2, problem.extent);
+  }
+  return plan;
+}
+
 bool consecutive_blocks(const Problem& problem) {
   for (int64_t k = 1; k < problem.rows; ++k) {
     if (k % kBlock != 0 && problem.source[k] != problem.source[k - 1] + 1) return false;
@@ -85,13 +102,10 @@ bool pointwise_last(const Problem& problem, const Tensor& x, const Tensor& shift
                     const std::optional<Tensor>& bias, bool relu, const Tensor& output) {
   if (!applies(problem, x)) return false;
   const int64_t rows = problem.rows, out_channels = weight.size(0), count = (rows + kBlock - 1) / kBlock;
-  const std::vector<RowShift<float>> shifts = split_shifts<float>(problem, shift);
-  std::vector<ChannelBlock> blocks(count);
-  for (int64_t b = 0; b < count; ++b) {
-    const int64_t first = b * kBlock, present = std::min(kBlock, rows - first);
-    if (!gather_axis(blocks[b].y, shifts.data() + first, present, 1, problem.extent)) return false;
-    if (!gather_axis(blocks[b].x, shifts.data() + first, present, 2, problem.extent)) return false;
-  }
+  const std::shared_ptr<const Plan> plan =
+      remembered<Plan>(problem, shift, [&] { return make_plan(problem, split_shifts<float>(problem, shift)); });
+  if (!plan->fits) return false;
+  const std::vector<ChannelBlock>& blocks = plan->blocks;
   const Extent& extent = problem.extent;
   const int64_t pixels = extent.pixels(), out_pixels = extent.out_pixels(), all = problem.batch * out_pixels;
   if (all * out_channels == 0) return true;

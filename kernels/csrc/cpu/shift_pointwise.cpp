@@ -13,6 +13,7 @@
 #include "loops.h"
 #include "panel.h"
 #include "pointwise_last.h"
+#include "remember.h"
 
 namespace asl {
 namespace {
@@ -46,6 +47,16 @@ Panels cut(const Problem& problem, int64_t element_size, int64_t threads) {
   return panels;
 }
 
+template <typename A>
+struct Plan {
+  Plan(const Problem& problem, const Tensor& shift, bool pixels)
+      : taps(sample_taps(split_shifts<A>(problem, shift))), masks(problem.extent, taps, 0, pixels) {}
+  size_t bytes() const { return taps.size() * sizeof(Taps<A>) + masks.bytes(); }
+
+  std::vector<Taps<A>> taps;
+  MaskTable<A> masks;
+};
+
 template <typename T>
 void run(const Problem& problem, const Tensor& input, const Tensor& shift, const Tensor& weight, const T* bias,
          bool relu, const Tensor& output) {
@@ -54,8 +65,10 @@ void run(const Problem& problem, const Tensor& input, const Tensor& shift, const
   const int64_t pixels = problem.extent.pixels(), out_pixels = problem.extent.out_pixels();
   const int64_t rows = problem.rows, out_channels = weight.size(0);
   if (problem.batch * out_pixels * out_channels == 0) return;
-  const std::vector<Taps<A>> taps = sample_taps(split_shifts<A>(problem, shift));
-  const MaskTable<A> masks(problem.extent, taps, 0, loop.masked_loads);
+  const std::shared_ptr<const Plan<A>> plan =
+      remembered<Plan<A>>(problem, shift, [&] { return Plan<A>(problem, shift, loop.masked_loads); });
+  const std::vector<Taps<A>>& taps = plan->taps;
+  const MaskTable<A>& masks = plan->masks;
   const T* from = static_cast<const T*>(input.data_ptr());
   T* to = static_cast<T*>(output.data_ptr());
   const auto type = input.scalar_type();
