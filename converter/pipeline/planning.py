@@ -138,7 +138,7 @@ def targets(options: ConvertOptions, most: float) -> list[float]:
     """Speed-ups to aim at, none beyond ``most``; where the wish is out of reach, points up to what can be had."""
     base = [options.min_speedup * step for step in LADDER] if options.min_speedup else list(DEFAULT_SPEEDUPS)
     reachable = [target for target in base if LEAST_GAIN <= target <= most / MARGIN]
-    if len(reachable) == len(base):
+    if len(reachable) >= len(base) - 1:
         return reachable
     spread = [most ** (step / len(base)) for step in range(1, len(base) + 1)]
     exact = [options.min_speedup] if options.min_speedup and options.min_speedup <= most / MARGIN else []
