@@ -160,7 +160,8 @@ bool pointwise_last(const Problem& problem, const Tensor& x, const Tensor& shift
   const auto work = [&](int64_t first, int64_t last, bool alone) {
     float* panel = static_cast<float*>(panel_scratch.get((last - first) * step * static_cast<int64_t>(sizeof(float))));
     if (alone) {
-      torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) { fill(panel, first, last, begin, end); });
+      torch::stable::parallel_for(
+          0, count, 1, [&](int64_t begin, int64_t end) { fill(panel, first, last, begin, end); });
     } else {
       fill(panel, first, last, 0, count);
     }
