@@ -105,7 +105,8 @@ class _Conversion:
             state.remove()
         finally:
             timer.close()
-        self._tell_if_missed(report)
+        min_speedup, max_drop = self._wish()
+        tell_if_missed(report, min_speedup=min_speedup, max_drop=max_drop, met=self._met, out=self.out)
         return report
 
     def _plans(
@@ -242,31 +243,6 @@ class _Conversion:
             return None, DEFAULT_MAX_DROP[name]
         return options.min_speedup, options.max_drop
 
-    def _tell_if_missed(self, report: Report) -> None:
-        variant = report.chosen_variant
-        if variant is None:
-            return
-        min_speedup, max_drop = self._wish()
-        if min_speedup is not None and variant.best_speedup < min_speedup:
-            raise TargetNotReached(
-                "speedup_not_reached",
-                f"No variant is {min_speedup:g} times as fast as the original; the fastest, {variant.id}, is "
-                f"{variant.best_speedup:.2f} times as fast. It was written to '{self.out}'.",
-            )
-        loss = variant.loss.value if variant.loss is not None else variant.agreement.relative_l2
-        if max_drop is not None and loss > max_drop:
-            told = (
-                f"{variant.id} was chosen on the validate split, but loses {loss:.4g} on the test split, more than "
-                f"{max_drop:g}."
-                if self._met
-                else f"No variant loses at most {max_drop:g}; the best, {variant.id}, loses {loss:.4g}."
-            )
-            raise TargetNotReached(
-                "accuracy_not_reached",
-                f"{told} It was written to '{self.out}'.",
-                hint="Give more time with --budget, or accept a larger --max-drop.",
-            )
-
     def _fingerprint(self) -> str:
         # The budget may differ: an interrupted run may be given more time, or less, for what is still to be healed.
         kept = dataclasses.replace(self.options, resume=False, dry_run=False, budget_seconds=DEFAULT_BUDGET_SECONDS)
@@ -277,3 +253,29 @@ class _Conversion:
         begun = time.monotonic()
         yield
         self.timings[stage] = time.monotonic() - begun
+
+
+def tell_if_missed(report: Report, *, min_speedup: float | None, max_drop: float | None, met: bool, out: Path) -> None:
+    """Raise TargetNotReached when the chosen variant misses the wish; ``met``: on the validate split it did not."""
+    variant = report.chosen_variant
+    if variant is None:
+        return
+    if min_speedup is not None and variant.best_speedup < min_speedup:
+        raise TargetNotReached(
+            "speedup_not_reached",
+            f"No variant is {min_speedup:g} times as fast as the original; the fastest, {variant.id}, is "
+            f"{variant.best_speedup:.2f} times as fast. It was written to '{out}'.",
+        )
+    loss = variant.loss.value if variant.loss is not None else variant.agreement.relative_l2
+    if max_drop is not None and loss > max_drop:
+        told = (
+            f"{variant.id} was chosen on the validate split, but loses {loss:.4g} on the test split, more than "
+            f"{max_drop:g}."
+            if met
+            else f"No variant loses at most {max_drop:g}; the best, {variant.id}, loses {loss:.4g}."
+        )
+        raise TargetNotReached(
+            "accuracy_not_reached",
+            f"{told} It was written to '{out}'.",
+            hint="Give more time with --budget, or accept a larger --max-drop.",
+        )

@@ -1,0 +1,41 @@
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from aslconvert.converter.pipeline import planning, timing, variants
+
+
+@pytest.fixture(scope="session")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fewer samples of each latency, short healing, no compiler, and Python's bytecode kept for fresh processes."""
+    module = importlib.import_module("aslconvert.converter.pipeline.convert")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(timing.Timer.measure.__kwdefaults__, "rounds", 3)
+        patch.setattr(planning, "QUICK_ROUNDS", 3)
+        patch.setattr(module, "QUICK_ROUNDS", 3)
+        patch.setattr(variants, "LEAST_HEALING", 0.2)
+        patch.setenv("CXX", "no-such-compiler")
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("bytecode")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``net.pt2``, which is worth converting, and ``data.npz``, smooth images without labels."""
+    folder = tmp_path_factory.mktemp("workshop")
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 48, 3, padding=1), nn.ReLU()]
+    net = nn.Sequential(*layers, nn.Conv2d(48, 3, 1)).eval()
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(net, (torch.zeros(2, 3, 48, 48),), dynamic_shapes=({0: batch},))
+    torch.export.save(program, folder / "net.pt2")
+    noise = torch.randn(60, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+    images = nn.functional.avg_pool2d(noise, 3, stride=1, padding=1)
+    np.savez(folder / "data.npz", input=images.numpy())
+    return folder

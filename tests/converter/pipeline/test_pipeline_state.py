@@ -1,0 +1,83 @@
+"""What a run leaves for its continuation, and how plans and healing time are dealt out."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from aslconvert.converter.errors import UsageError
+from aslconvert.converter.fit.layerwise import SiteFit
+from aslconvert.converter.fit.rows import Block
+from aslconvert.converter.options import ConvertOptions
+from aslconvert.converter.pipeline.planning import LEAST_GAIN, Planned, Survey, load_plans, store_plans, targets
+from aslconvert.converter.pipeline.state import State
+from aslconvert.converter.pipeline.variants import focused, shares
+
+
+def test_another_run_cannot_be_continued_and_is_left_untouched(tmp_path: Path) -> None:
+    State(tmp_path / "out", fingerprint="one", resume=False).write("plans", [1])
+    with pytest.raises(UsageError) as caught:
+        State(tmp_path / "out", fingerprint="two", resume=True)
+    assert caught.value.code == "resume_mismatch"
+    assert State(tmp_path / "out", fingerprint="one", resume=True).read("plans") == [1]
+    assert State(tmp_path / "out", fingerprint="two", resume=False).read("plans") is None
+
+
+def test_where_nothing_was_begun_nothing_is_continued_nor_made(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        State(tmp_path / "out", fingerprint="one", resume=True)
+    assert caught.value.code == "nothing_to_resume"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_a_removed_state_leaves_the_folder_as_it_was(tmp_path: Path, others: bool) -> None:
+    out = tmp_path / "out"
+    if others:
+        out.mkdir()
+    state = State(out, fingerprint="one", resume=False)
+    state.write("plans", [])
+    state.remove()
+    assert out.exists() == others
+    assert not others or not list(out.iterdir())
+
+
+def test_fits_and_plans_come_back_as_they_were(tmp_path: Path) -> None:
+    state = State(tmp_path, fingerprint="one", resume=False)
+    block = Block(torch.tensor([0, 2]), torch.tensor([[0.5, -1.0], [0.0, 0.0]]), torch.randn(3, 2), torch.randn(3))
+    bare = Block(torch.tensor([1]), torch.zeros(1, 2), torch.randn(3, 1), None)
+    state.write_fits("x1", {"layer1.0.conv1": SiteFit(block, 0.25), "b": SiteFit(bare, 0.0)})
+    back = state.read_fits("x1")
+    assert back is not None
+    assert set(back) == {"layer1.0.conv1", "b"}
+    assert back["b"].block.bias is None
+    assert back["layer1.0.conv1"].error == 0.25
+    assert torch.equal(back["layer1.0.conv1"].block.weight, block.weight)
+    assert state.read_fits("x2") is None
+
+    assert load_plans(state) is None
+    plans = [Planned(id="x2.00", plan={"a": 16, "b": None}, target=2.0, expected=2.1)]
+    found = Survey(costs={"a": {None: 2.0, 16: 1.0}}, damage={"a": {16: 0.5}}, importance={})
+    store_plans(state, plans, found)
+    assert load_plans(state) == (plans, found.costs, found.damage)
+
+
+@pytest.mark.parametrize("most", [1.1, 1.5, 2.7, 9.0])
+@pytest.mark.parametrize("wish", [{}, {"min_speedup": 2.0}, {"min_speedup": 50.0}])
+def test_targets_ascend_within_reach_and_hold_the_wish(most: float, wish: dict[str, float]) -> None:
+    aimed = targets(ConvertOptions(**wish), most)
+    assert aimed == sorted(set(aimed))
+    assert all(LEAST_GAIN <= target <= most for target in aimed)
+    if wish.get("min_speedup", 99.0) * 1.1 < most:
+        assert wish["min_speedup"] in aimed
+
+
+def test_the_variant_that_was_asked_for_gets_most_of_the_time() -> None:
+    plans = [Planned(id=f"x{t}", plan={}, target=t, expected=t) for t in (1.5, 2.0, 3.0)]
+    focus = focused(plans, ConvertOptions(min_speedup=1.9))
+    assert focus is plans[1]
+    assert shares(plans, focus) == pytest.approx([0.2, 0.6, 0.2])
+    assert focused(plans, ConvertOptions(min_speedup=5.0)) is None
+    assert focused(plans, ConvertOptions(max_drop=0.1)) is None
+    assert shares(plans, None) == [1.0, 1.0, 1.0]
+    assert shares(plans[:1], plans[0]) == [1.0]
