@@ -11,7 +11,7 @@ from aslconvert.converter.fit.rows import Block
 from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.pipeline.planning import LEAST_GAIN, Planned, Survey, load_plans, store_plans, targets
 from aslconvert.converter.pipeline.state import State
-from aslconvert.converter.pipeline.variants import focused, shares
+from aslconvert.converter.pipeline.variants import FOCUS_SHARE, focused, shares
 
 
 def test_another_run_cannot_be_continued_and_is_left_untouched(tmp_path: Path) -> None:
@@ -76,7 +76,9 @@ def test_the_variant_that_was_asked_for_gets_most_of_the_time() -> None:
     plans = [Planned(id=f"x{t}", plan={}, target=t, expected=t) for t in (1.5, 2.0, 3.0)]
     focus = focused(plans, ConvertOptions(min_speedup=1.9))
     assert focus is plans[1]
-    assert shares(plans, focus) == pytest.approx([0.2, 0.6, 0.2])
+    rest = (1 - FOCUS_SHARE) / 2
+    assert shares(plans, focus) == pytest.approx([rest, FOCUS_SHARE, rest])
+    assert FOCUS_SHARE > 0.5
     assert focused(plans, ConvertOptions(min_speedup=5.0)) is None
     assert focused(plans, ConvertOptions(max_drop=0.1)) is None
     assert shares(plans, None) == [1.0, 1.0, 1.0]
