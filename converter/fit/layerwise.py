@@ -17,8 +17,8 @@ from aslconvert.converter.fit.walk import DEFAULT_LIMIT_BYTES, TwinWalk
 from aslconvert.converter.ir.graph import attribute
 from aslconvert.converter.ir.site import ConvSite
 
-POSITION_STRIDE = 3
-"""One position in three: odd, so that even image widths do not make it columns."""
+POSITION_STRIDE = 7
+"""One position in seven: odd, so that even image widths do not make it columns."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
+import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import Tensor, fx
 
 from aslconvert.converter.data.metrics import flatten
 from aslconvert.converter.errors import InternalError, UserError
+from aslconvert.converter.export.atomic import write_file
 from aslconvert.converter.heal.loss import distillation_loss
 from aslconvert.converter.heal.optimiser import base_rates, build_optimisers, set_rates, shift_names
 from aslconvert.converter.heal.pointwise import as_products
@@ -24,6 +24,13 @@ from aslconvert.converter.heal.schedule import rate_factor
 
 BATCH = 8
 CHECKPOINT_SECONDS = 10.0
+
+
+FULL_RATE_LOSS = 0.01
+"""Starts that are closer to the original than this take smaller steps, in proportion: large ones would undo the fit."""
+
+LEAST_RATE = 0.1
+PROBE_SAMPLES = 64
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,9 @@ def heal(
 ) -> Healing:
     """Train every parameter of ``gm`` in place towards the pool's teacher outputs, for at most ``seconds``.
 
+    Healing never returns worse than it was given: the loss on some fixed samples decides, and where it did not fall the
+    weights of the start come back. The better the start, the smaller the steps.
+
     ``gm`` holds inference-mode batch norms (or none): only weights, biases and shifts move. With ``checkpoint`` the
     state is written there every few seconds and when the run is interrupted, and an existing one is continued;
     ``on_step`` gets (seconds used, seconds allowed, loss). ``max_steps`` ends the schedule by steps instead.
@@ -63,7 +73,10 @@ def heal(
     shifts = shift_names(gm)
     accelerator = Accelerator(cpu=not torch.cuda.is_available() or not _on_cuda(gm))
     optimisers, shift_gradients = build_optimisers(gm, shifts)
-    rates = base_rates(optimisers)
+    start = {name: tensor.detach().clone() for name, tensor in gm.state_dict().items()}
+    start_loss = probe_loss(gm, pool, batch=batch)
+    scale = min(max(start_loss / FULL_RATE_LOSS, LEAST_RATE), 1.0)
+    rates = [[rate * scale for rate in group] for group in base_rates(optimisers)]
     model = accelerator.prepare(as_products(gm))
     prepared = [accelerator.prepare(optimiser) for optimiser in optimisers]
     state = _State.load(checkpoint, gm, optimisers)
@@ -98,7 +111,22 @@ def heal(
         raise
     if checkpoint is not None:
         state.save(checkpoint, gm, optimisers)
+    if not probe_loss(gm, pool, batch=batch) < start_loss:
+        gm.load_state_dict(start)
     return Healing(steps=state.step, seconds=state.seconds, first_loss=state.first, last_loss=state.smooth)
+
+
+def probe_loss(gm: fx.GraphModule, pool: Pool, *, batch: int) -> float:
+    """The distillation loss over the pool's first samples."""
+    losses = []
+    device = next((p.device for p in gm.parameters()), torch.device("cpu"))
+    with torch.no_grad():
+        for first in range(0, min(PROBE_SAMPLES, len(pool)) // batch * batch or batch, batch):
+            outputs = flatten(gm(*(x[first : first + batch].to(device) for x in pool.inputs)))
+            target = [y[first : first + batch].to(device) for y in pool.outputs]
+            student = [o for o in outputs if o.is_floating_point()]
+            losses.append(float(distillation_loss(student, target)))
+    return sum(losses) / len(losses)
 
 
 class _State:
@@ -127,13 +155,9 @@ class _State:
             "model": gm.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in optimisers],
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
-            torch.save(record, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        buffer = io.BytesIO()
+        torch.save(record, buffer)
+        write_file(path, buffer.getvalue())
 
     @classmethod
     def load(cls, path: Path | None, gm: fx.GraphModule, optimisers: list[torch.optim.Optimizer]) -> _State:
@@ -141,8 +165,6 @@ class _State:
         if path is None or not path.exists():
             return state
         record = torch.load(path, weights_only=True)
-        with contextlib.suppress(OSError):
-            path.with_suffix(".tmp").unlink(missing_ok=True)
         try:
             gm.load_state_dict(record["model"])
             for optimiser, saved in zip(optimisers, record["optimisers"], strict=True):

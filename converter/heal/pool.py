@@ -34,7 +34,7 @@ class Pool:
         """Sample numbers of one step: a pure function of its arguments, so that a resumed run sees the same data."""
         per_epoch = max(len(self) // batch, 1)
         epoch, position = divmod(step, per_epoch)
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63))
         return order[position * batch : (position + 1) * batch]
 
 

@@ -64,13 +64,13 @@ class Workshop:
         focus = focused(plans, self._options)
         order = sorted(plans, key=lambda planned: planned is not focus)
         weights = shares(order, focus)
+        # All are fitted before the first is healed: only then is it known how much time there is to share.
+        fits = [self._fit(planned, importance) for planned in order]
         made = []
         for index, planned in enumerate(order):
-            fits = self._fit(planned, importance)
             left = max(self._deadline - time.monotonic(), 0.0)
-            # Every fit that is still to come needs about as long as this one and is paid from the same budget.
             share = weights[index] / sum(weights[index:])
-            made.append(self._heal(planned, fits, max(left * share, LEAST_HEALING)))
+            made.append(self._heal(planned, fits[index], max(left * share, LEAST_HEALING)))
         return sorted(made, key=lambda variant: variant.planned.target)
 
     def _fit(self, planned: Planned, importance: Mapping[str, Tensor]) -> dict[str, SiteFit]:
