@@ -18,8 +18,8 @@ SHIFT_RATE = 0.01
 """Shift learning rate relative to the base rate of the published recipe (see SHIFT_BASE)."""
 
 SHIFT_BASE = 0.1
-"""The recipe's base rate. A normalised gradient of unit length moves a row's shift by SHIFT_BASE * SHIFT_RATE pixels, and
-with momentum by up to 1 / (1 - MOMENTUM) times that."""
+"""The recipe's base rate. A normalised gradient moves a row's shift by SHIFT_BASE * SHIFT_RATE pixels a step, with
+momentum by up to 1 / (1 - MOMENTUM) times that."""
 
 MOMENTUM = 0.9
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
