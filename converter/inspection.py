@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from aslconvert.converter.data.dataset import Dataset
 from aslconvert.converter.data.inputs import model_inputs
-from aslconvert.converter.data.load import load_dataset
+from aslconvert.converter.data.load import load_for_model
 from aslconvert.converter.ir.dims import shape_notes
 from aslconvert.converter.ir.graph import find_sites, graph_module
 from aslconvert.converter.ir.load import load_program
@@ -84,16 +84,7 @@ def inspect(model: str, *, data: str | None = None, options: ConvertOptions | No
     after = sum(_macs_after(site) if _matches(site.name, options.keep) is None else site.macs for site in found)
     seen = None
     if data is not None:
-        dataset = load_dataset(
-            data,
-            size=options.size,
-            scale=options.scale,
-            mean=options.mean,
-            std=options.std,
-            channels=options.channels,
-            input_names=[spec.name for spec in specs],
-        )
-        seen = _seen(dataset.for_model(specs))
+        seen = _seen(load_for_model(data, specs, options))
     return InspectReport(
         model=model,
         inputs=tuple(map(str, specs)),

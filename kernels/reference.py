@@ -169,7 +169,7 @@ def active_shift_backward(
     need_input: bool,
     need_shift: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of `active_shift` wrt x (its exact adjoint) and wrt shift (the multilinear slope; asl.md).
+    """Gradients of `active_shift` wrt x (its exact adjoint) and wrt shift (the multilinear slope).
 
     Args:
         grad: [N, K, *out], the gradient of the output.

@@ -18,9 +18,11 @@ from aslconvert.converter.data.columns import Array, ArrayColumn, Column, Mapped
 from aslconvert.converter.data.dataset import UNNAMED, Dataset
 from aslconvert.converter.data.factory import arrays_from_factory, is_factory
 from aslconvert.converter.data.images import read_image_folder
+from aslconvert.converter.data.inputs import InputSpec
 from aslconvert.converter.data.preprocess import Channels, Preprocess
 from aslconvert.converter.data.split import SPLITS, IntArray, assign, group_ids
 from aslconvert.converter.errors import UsageError
+from aslconvert.converter.options import ConvertOptions
 
 RESERVED = ("target", "label", "group", "split")
 
@@ -63,6 +65,24 @@ def load_dataset(
         "data_not_found",
         f"{path.name} is none of: image folder, .zip, .tar, .npz, .safetensors, module:factory, file.py:factory.",
     )
+
+
+def load_for_model(spec: str, specs: Sequence[InputSpec], options: ConvertOptions) -> Dataset:
+    """Open ``spec`` prepared as the options declare, with exactly the inputs a model wants (``inputs.model_inputs``).
+
+    Raises:
+        UsageError: as of ``load_dataset`` and ``Dataset.for_model``.
+    """
+    dataset = load_dataset(
+        spec,
+        size=options.size,
+        scale=options.scale,
+        mean=options.mean,
+        std=options.std,
+        channels=options.channels,
+        input_names=[wanted.name for wanted in specs],
+    )
+    return dataset.for_model(specs)
 
 
 def _from_archive(path: Path, declared: Preprocess) -> Dataset:

@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 
 from aslconvert.converter.data.dataset import Dataset
 from aslconvert.converter.data.inputs import InputSpec, model_inputs
-from aslconvert.converter.data.load import load_dataset
+from aslconvert.converter.data.load import load_for_model
 from aslconvert.converter.data.metrics import flatten
 from aslconvert.converter.errors import NothingToConvert, UsageError
 from aslconvert.converter.heal.pool import draw_samples
@@ -97,15 +97,7 @@ def open_subject(model: str, *, data: str, options: ConvertOptions) -> Subject:
     if not sites:
         raise NothingToConvert("nothing_to_convert", _why_not(refused))
     specs = model_inputs(program)
-    dataset = load_dataset(
-        data,
-        size=options.size,
-        scale=options.scale,
-        mean=options.mean,
-        std=options.std,
-        channels=options.channels,
-        input_names=[spec.name for spec in specs],
-    ).for_model(specs)
+    dataset = load_for_model(data, specs, options)
     fixed = specs[0].shape[0] if specs else None
     _check_crop(specs, options)
     for name, count in dataset.samples_by_split.items():
