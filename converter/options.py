@@ -62,6 +62,8 @@ class ConvertOptions:
     seed: int = DEFAULT_SEED
     threads: int | None = None
     """Threads of every measured runtime; None takes every core this process may use."""
+    batch: int | None = None
+    """Samples a call that latency is measured with; None takes the model's own fixed batch, else 1."""
     size: tuple[int, int] | None = None
     """Height and width to which images are resized; None leaves them."""
     scale: float | None = None
@@ -83,6 +85,7 @@ class ConvertOptions:
         _require(_above(self.budget_seconds, 0.0), "budget", "must be above 0")
         _require(self.device in DEVICES, "device", f"must be one of {', '.join(DEVICES)}")
         _require(self.threads is None or self.threads >= 1, "threads", "must be 1 or more")
+        _require(self.batch is None or self.batch >= 1, "batch", "must be 1 or more")
         _require(0 <= self.seed < 2**63, "seed", "must be between 0 and 2^63 - 1")
         _require(self.size is None or min(self.size) >= 1, "size", "must be 1 or more in both directions")
         _require(self.scale is None or _above(self.scale, 0.0), "scale", "must be above 0")

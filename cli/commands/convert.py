@@ -64,6 +64,10 @@ def convert(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run in DIR stopped.")] = False,
     seed: options.Seed = DEFAULT_SEED,
     threads: options.Threads = None,
+    batch: Annotated[
+        int | None,
+        typer.Option("--batch", min=1, help="Samples a call that latency is measured with.", show_default="1"),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Convert MODEL: rewrite its convolutions, fit, heal and measure, and write the chosen variant to DIR."""
@@ -78,6 +82,7 @@ def convert(
         resume=resume,
         seed=seed,
         threads=threads,
+        batch=batch,
         heal_crop=None if heal_crop is None else parse_crop(heal_crop),
         **options.preparation(size=size, scale=scale, mean=mean, std=std, channels=channels),
     )

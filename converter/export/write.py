@@ -19,8 +19,8 @@ from aslconvert.converter.export.checks import describe, make_cases, tolerance
 from aslconvert.converter.export.onnx import onnx_bytes
 from aslconvert.converter.export.reexport import reexport_like
 from aslconvert.converter.ir.quiet import quiet
+from aslconvert.converter.passes.fast import fast_form
 from aslconvert.converter.passes.fold_batch_norm import fold_batch_norm
-from aslconvert.converter.passes.fuse import fuse
 from aslconvert.converter.passes.lower import lower
 
 MANIFEST = "artifacts.json"
@@ -66,7 +66,7 @@ def write_artifacts(
     if "portable" in kinds:
         files[FILES["portable"]] = program_bytes(portable)
     if "fast" in kinds:
-        files[FILES["fast"]] = program_bytes(reexport_like(fuse(folded), original))
+        files[FILES["fast"]] = program_bytes(reexport_like(fast_form(folded), original))
     if "onnx" in kinds:
         files[FILES["onnx"]] = onnx_bytes(portable)
     if "weights" in kinds:

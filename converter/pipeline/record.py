@@ -144,6 +144,7 @@ def assemble(
             ),
         ),
         device=device,
+        latency_inputs=tuple(tuple(x.shape) for x in subject.example),
         data=DataInfo(
             source=data.source,
             samples=data.samples_by_split,

@@ -36,7 +36,7 @@ CALIBRATION_BATCH = 16
 class Subject:
     """``gm`` is the original with batch norms folded: the teacher, and what plans are applied to.
 
-    ``example`` is one real sample (the model's own batch size where that is fixed): latency is measured on it.
+    ``example`` is one batch of real samples, of the size asked for (or one): latency is measured on it.
     """
 
     name: str
@@ -107,7 +107,8 @@ def open_subject(model: str, *, data: str, options: ConvertOptions) -> Subject:
                 f"The model wants batches of {fixed or 1}, the {name} split has {count} samples.",
                 hint="Give more data, or export the model with a dynamic batch.",
             )
-    example = dataset.split("test").batch(range(fixed or 1)).inputs
+    test = dataset.split("test")
+    example = test.batch(range(_latency_batch(fixed, options.batch, len(test)))).inputs
     _check_outputs(gm, example)
     path = Path(model)
     return Subject(
@@ -124,6 +125,16 @@ def open_subject(model: str, *, data: str, options: ConvertOptions) -> Subject:
         example=example,
         fixed_batch=fixed,
     )
+
+
+def _latency_batch(fixed: int | None, asked: int | None, available: int) -> int:
+    if fixed is not None:
+        if asked is not None and asked != fixed:
+            raise UsageError("batch", f"The model takes batches of {fixed} only, {asked} were asked for.")
+        return fixed
+    if asked is not None and asked > available:
+        raise UsageError("batch", f"The test split has {available} samples, a batch of {asked} was asked for.")
+    return asked or 1
 
 
 def _why_not(refused: Sequence[Refusal]) -> str:

@@ -15,7 +15,7 @@ from aslconvert.converter.errors import AslconvertError
 from aslconvert.converter.export.onnx import onnx_bytes
 from aslconvert.converter.export.reexport import reexport
 from aslconvert.converter.ir.graph import copy_graph
-from aslconvert.converter.passes.fuse import fuse
+from aslconvert.converter.passes.fast import fast_form
 from aslconvert.converter.passes.lower import lower
 from aslconvert.converter.report.schema import LatencyValue
 from aslconvert.converter.threads import torch_threads
@@ -53,12 +53,12 @@ class Timer:
 
     def add_variant(self, name: str, gm: fx.GraphModule) -> None:
         """A variant (as ``replace_sites`` gives it) in eager torch and in ONNX Runtime."""
-        self._runners[name, "torch"] = torch_runner(fuse(gm), self._example)
+        self._runners[name, "torch"] = torch_runner(fast_form(gm), self._example)
         self._try(name, "onnxruntime", lambda: self._onnx(name, lower(gm)))
 
     def add_compiled(self, name: str, gm: fx.GraphModule) -> None:
         """A variant compiled, on the fused op."""
-        self._try(name, "compile", lambda: compile_runner(fuse(gm), self._example))
+        self._try(name, "compile", lambda: compile_runner(fast_form(gm), self._example))
 
     def measure(self, *, rounds: int = FINAL_ROUNDS) -> dict[str, dict[str, Latency]]:
         """Time everything that was added, interleaved: latency by model and runtime."""
@@ -75,7 +75,7 @@ class Timer:
     def speedup_of(self, gm: fx.GraphModule, runtime: str, *, rounds: int) -> float:
         """Quick figure: the original in ``runtime`` over ``gm`` on the fused op, interleaved."""
         timed = self._measure(
-            {"original": self._runners[ORIGINAL, runtime], "variant": torch_runner(fuse(gm), self._example)},
+            {"original": self._runners[ORIGINAL, runtime], "variant": torch_runner(fast_form(gm), self._example)},
             rounds=rounds,
         )
         return timed["original"].p50_ms / timed["variant"].p50_ms

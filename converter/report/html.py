@@ -149,6 +149,7 @@ def _device(report: Report) -> list[tuple[str, str]]:
         ("instruction sets", ", ".join(device.isa) or _NONE),
         ("torch uses", device.torch_isa),
         ("cores, threads", f"{device.cores}, {device.threads}"),
+        ("inputs timed", ", ".join("x".join(map(str, shape)) for shape in report.latency_inputs) or _NONE),
         ("memory", f"{device.memory_gib:g} GiB"),
         ("system", device.system),
         ("own kernels", "native" if device.kernels_native else "reference only (slow)"),

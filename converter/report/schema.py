@@ -173,6 +173,9 @@ class Report(_Record):
     created: str = Field(description="UTC time, ISO 8601")
     model: ModelInfo
     device: DeviceProfile
+    latency_inputs: tuple[tuple[int, ...], ...] = Field(
+        default=(), description="shapes of the inputs that latency was measured on, the batch first"
+    )
     data: DataInfo | None = None
     seeds: dict[str, int]
     versions: dict[str, str]
