@@ -80,7 +80,7 @@ def accuracy(path: Path = OUT) -> float:
 
 
 def main() -> int:
-    """Fetch, convert to at least 1.5 times the speed on batches of 64, verify; gives the first exit code above 0."""
+    """Fetch, convert for batches of 64 at one point of top-1 at most, verify; gives the first exit code above 0."""
     sys.path.insert(0, str(Path(__file__).resolve().parent))
     from command import ROOT, aslconvert
 
@@ -89,23 +89,10 @@ def main() -> int:
     out = ROOT / "out" / "digits"
     out.mkdir(parents=True, exist_ok=True)
     model = out / "digits.pt2"
-    convert = (
-        "convert",
-        model,
-        "--data",
-        data,
-        "--out",
-        out,
-        "--min-speedup",
-        "1.5",
-        "--budget",
-        "60s",
-        "--batch",
-        "64",
-    )
+    wish = ("--max-drop", "0.01", "--budget", "90s", "--batch", "64", "--threads", "1")
     return (
         aslconvert("export", f"{Path(__file__).resolve()}:make", "-o", model)
-        or aslconvert(*convert, "--threads", "1")
+        or aslconvert("convert", model, "--data", data, "--out", out, *wish)
         or aslconvert("verify", out)
     )
 

@@ -34,8 +34,10 @@ from aslconvert.converter.threads import torch_threads
 
 Batches = list[tuple[Tensor, ...]]
 
-HEAL_SAMPLES = 1536
-"""Samples whose answers the original gives once, for all variants."""
+HEAL_PIXELS = 6 << 20
+"""Input positions whose answers the original gives once, for all variants."""
+
+LEAST_HEAL_SAMPLES = 256
 
 QUICK_ROUNDS = 7
 
@@ -132,7 +134,8 @@ class _Conversion:
         heal_split = subject.data.split("heal")
         probe = draw_samples(heal_split, 1, crop=options.heal_crop, seed=options.seed)
         limit = pool_size(probe, subject.gm(*probe) if subject.fixed_batch is None else subject.gm(*subject.example))
-        count = min(HEAL_SAMPLES, limit)
+        pixels = max((x.shape[2:].numel() for x in probe if x.dim() == 4), default=1)
+        count = min(max(HEAL_PIXELS // pixels, LEAST_HEAL_SAMPLES), limit)
         inputs = draw_samples(heal_split, count, crop=options.heal_crop, seed=options.seed + 1)
         pool = build_pool(
             subject.gm,
