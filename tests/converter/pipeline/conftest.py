@@ -10,7 +10,8 @@ from torch import nn
 from aslconvert.converter.pipeline import planning, timing, variants
 
 
-@pytest.fixture(scope="session")
+# For one module at a time: the environment is everybody's, and other tests need the compiler.
+@pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fewer samples of each latency, short healing, no compiler, and Python's bytecode kept for fresh processes."""
     module = importlib.import_module("aslconvert.converter.pipeline.convert")
