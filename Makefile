@@ -1,6 +1,7 @@
 # `make setup` prepares everything, `make demo` shows it, `make test` checks it. Stamps keep a second call quick.
 #   PYTHON  the interpreter the environment is made from
 #   TORCH   the requirement that is installed where the environment has no torch yet
+#   BENCH_FLAGS  what is measured, such as '--shapes all --threads 1,2'
 #   VENV_FLAGS=--system-site-packages  takes the torch that the machine already has
 
 PYTHON ?= python3
@@ -36,7 +37,7 @@ lint: setup
 	$(BIN)/mypy
 
 bench-kernels: setup
-	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/kernels.py $(BENCH_FLAGS)
 
 clean:
 	rm -rf build dist out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,109 +1,46 @@
-"""The fused op against the library's convolutions on ResNet shapes; writes out/bench/kernels.json.
+"""The fused op against the library's ways to do the same; builds, checks, times, writes out/bench/kernels.json.
 
-What it favours: shapes whose K equals C, shifts on the half-pixel grid within one pixel (as the fit chooses them), and
-one process that repeats one layer, so that weights are warm in cache for every op alike. The 1x1 has no bias and no
-ReLU, and neither has the fused op here. Each library op counts in its faster layout, the fused op as well. All are
-called the same way, through torch.ops, and write into memory that the process keeps, as a model's allocator would.
+Each op counts in its fastest layout and form; ratios are of the same round, and their median is told. What the run
+favours, and how the floor is found, is written in docs/kernels.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import dataclasses
 import gc
 import json
-import math
+import os
+import shutil
 import statistics
+import subprocess
 import sys
-import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+from typing import Any
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-
-from aslconvert.kernels import build_info
-
-SHAPES = ((64, 56), (128, 28), (256, 14), (512, 7))
-BATCHES = (1, 8)
-OPS = ("fused", "conv1x1", "conv3x3", "depthwise_1x1")
-LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-Call = Callable[[], Tensor]
-FUSED, CONV = torch.ops.asl.shift_pointwise.default, torch.ops.aten.conv2d.default
+ROOT = Path(__file__).resolve().parent.parent
+LIBRARY = ROOT / "kernels" / "_asl.so"
+BLOCKS = 3  # thread counts take turns in so many blocks of rounds
 
 
-def make_calls(channels: int, size: int, batch: int, generator: torch.Generator) -> dict[tuple[str, str], Call]:
-    """The four ops in both layouts, as (op, layout) to call; checked against float64 before anything is timed."""
-    image = torch.randn(batch, channels, size, size, generator=generator)
-    shift = torch.randint(-2, 3, (channels, 2), generator=generator) / 2
-    scale = channels**-0.5
-    pointwise = torch.randn(channels, channels, generator=generator) * scale
-    dense = torch.randn(channels, channels, 3, 3, generator=generator) * scale / 3
-    depthwise = torch.randn(channels, 1, 3, 3, generator=generator) / 3
-    expected = {
-        "fused": torch.einsum("ok,nkhw->nohw", pointwise.double(), bilinear(image.double(), shift.double())),
-        "conv1x1": functional.conv2d(image.double(), pointwise.double()[:, :, None, None]),
-        "conv3x3": functional.conv2d(image.double(), dense.double(), padding=1),
-        "depthwise_1x1": functional.conv2d(
-            functional.conv2d(image.double(), depthwise.double(), padding=1, groups=channels),
-            pointwise.double()[:, :, None, None],
-        ),
-    }
-    calls: dict[tuple[str, str], Call] = {}
-    for name, layout in LAYOUTS.items():
-        x = image.contiguous(memory_format=layout)
-        one = pointwise[:, :, None, None].contiguous(memory_format=layout)
-        three = dense.contiguous(memory_format=layout)
-        single = depthwise.contiguous(memory_format=layout)
+def build_when_stale() -> None:
+    """Builds the native library where it is older than its sources; a library named in the environment is taken as is.
 
-        mix = pointwise if name == "contiguous" else pointwise.t().contiguous().t()
-
-        def run_depthwise(x: Tensor = x, single: Tensor = single, one: Tensor = one) -> Tensor:
-            y: Tensor = CONV(CONV(x, single, None, [1, 1], [1, 1], [1, 1], channels), one)
-            return y
-
-        calls["fused", name] = partial(FUSED, x, shift, None, mix, None, [1, 1], [-1, -1], False)
-        calls["conv1x1", name] = partial(CONV, x, one)
-        calls["conv3x3", name] = partial(CONV, x, three, None, [1, 1], [1, 1])
-        calls["depthwise_1x1", name] = run_depthwise
-    for (op, layout_name), call in calls.items():
-        error = (call().double() - expected[op]).abs().max() / expected[op].abs().max()
-        if error > 1e-5:
-            raise RuntimeError(f"{op} in {layout_name} is wrong by {error:.2e} at {channels}@{size}; nothing was timed")
-    return calls
-
-
-def bilinear(image: Tensor, shift: Tensor) -> Tensor:
-    """The shifted image by grid_sample, so that the check shares no code with the kernels."""
-    batch, channels, height, width = image.shape
-    y = torch.arange(height).double()[None, :, None] + shift[:, 0, None, None]
-    x = torch.arange(width).double()[None, None, :] + shift[:, 1, None, None]
-    y = ((2 * y + 1) / height - 1).expand(-1, height, width)
-    x = ((2 * x + 1) / width - 1).expand(-1, height, width)
-    planes = image.transpose(0, 1).reshape(channels, batch, height, width)
-    return functional.grid_sample(planes, torch.stack([x, y], -1), align_corners=False).transpose(0, 1)
-
-
-def interleaved_medians(
-    calls: dict[tuple[str, str], Call], *, rounds: int, min_time: float
-) -> dict[tuple[str, str], float]:
-    """Milliseconds per call: each round times every op once, so that a noisy moment meets all of them."""
-    repeats = {}
-    for key, call in calls.items():
-        call()
-        start = time.perf_counter()
-        call()
-        repeats[key] = max(1, math.ceil(min_time / max(time.perf_counter() - start, 1e-7)))
-    samples: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
-    for _ in range(rounds):
-        for key, call in calls.items():
-            start = time.perf_counter()
-            for _ in range(repeats[key]):
-                call()
-            samples[key].append((time.perf_counter() - start) / repeats[key] * 1e3)
-    return {key: statistics.median(values) for key, values in samples.items()}
+    Raises:
+        RuntimeError: the build failed.
+    """
+    if os.environ.get("ASLCONVERT_KERNELS"):
+        return
+    sources = [ROOT / "CMakeLists.txt", *(path for path in (ROOT / "kernels" / "csrc").rglob("*") if path.is_file())]
+    if LIBRARY.exists() and LIBRARY.stat().st_mtime >= max(path.stat().st_mtime for path in sources):
+        return
+    if shutil.which("cmake") is None or shutil.which("c++") is None:
+        print("no compiler or no CMake: what is measured is the slow reference", file=sys.stderr)
+        return
+    command = [sys.executable, str(ROOT / "kernels" / "build.py")]
+    if subprocess.run(command, stdout=sys.stderr, check=False).returncode != 0:
+        raise RuntimeError("the kernels do not build; what the compiler said is above")
 
 
 def keep_memory() -> None:
@@ -116,66 +53,173 @@ def keep_memory() -> None:
         set_option(mmap_threshold, most)
 
 
-def summarise(rows: list[dict[str, object]]) -> dict[str, float]:
-    """Geometric means and the worst case of the ratios, from the rows of one run."""
-    cells: dict[tuple[object, object], dict[str, float]] = {}
-    for row in rows:
-        cells.setdefault((row["shape"], row["batch"]), {})[str(row["op"])] = float(str(row["ms"]))
+def measure_case(case: Any, options: argparse.Namespace, generator: Any) -> list[dict[str, Any]]:
+    """The rows of one layer: one per thread count and op."""
+    import torch
+    from ceilings import copying, floors, gemm
+    from peers import OPS, checked_calls, make_data
+    from stopwatch import Contest, paired, quartiles
 
-    def ratios(above: str, below: str) -> list[float]:
-        return [cell[above] / cell[below] for cell in cells.values()]
+    dtype = getattr(torch, options.dtype)
+    data = make_data(case, generator, device=options.device, dtype=dtype)
+    calls: dict[Any, Any] = dict(checked_calls(case, data, tf32=options.tf32))
+    calls["copy", "", ""] = copying(case, device=options.device, dtype=dtype)
+    contests, flops = {}, {}
+    for threads in options.threads:
+        torch.set_num_threads(threads)
+        product, flops[threads] = gemm(device=options.device, dtype=dtype)
+        contests[threads] = Contest({**calls, ("gemm", "", ""): product}, options.device)
+        contests[threads].trial(lambda key: key[0], min_time=options.min_time)
+    for block in range(BLOCKS):
+        for threads, contest in contests.items():
+            torch.set_num_threads(threads)
+            contest.run((options.rounds + block) // BLOCKS)
 
-    return {
-        "fused_over_1x1_geomean": statistics.geometric_mean(ratios("fused", "conv1x1")),
-        "fused_over_1x1_worst": max(ratios("fused", "conv1x1")),
-        "conv3x3_over_fused_geomean": statistics.geometric_mean(ratios("conv3x3", "fused")),
-        "depthwise_over_fused_geomean": statistics.geometric_mean(ratios("depthwise_1x1", "fused")),
-    }
+    rows = []
+    for threads, contest in contests.items():
+        best = {op: contest.fastest(lambda key: key[0], op) for op in (*OPS, "copy", "gemm")}
+        of = {op: contest.samples[key] for op, key in best.items()}
+        floor = floors(case, of["copy"], of["gemm"], flops[threads])
+        for op in OPS:
+            ratio = paired(of["fused"], of[op])
+            rows.append(
+                {
+                    "shape": case.shape,
+                    "batch": case.batch,
+                    "threads": threads,
+                    "dtype": options.dtype,
+                    "device": options.device,
+                    "op": op,
+                    "layout": best[op][1],
+                    "ms": statistics.median(of[op]),
+                    "ms_quartiles": quartiles(of[op]),
+                    "form": best[op][2],
+                    "group": case.group,
+                    "fused_over": statistics.median(ratio),
+                    "fused_over_quartiles": quartiles(ratio),
+                    "over_floor": statistics.median(paired(of[op], floor)),
+                    "floor_ms": statistics.median(floor),
+                    "floor_is": "memory" if statistics.median(of["copy"]) >= statistics.median(floor) else "compute",
+                    "copy_gb_s": case.elements() * dtype.itemsize / statistics.median(of["copy"]) / 1e6,
+                    "gemm_gflop_s": flops[threads] / statistics.median(of["gemm"]) / 1e6,
+                }
+            )
+    return rows
 
 
-def main() -> int:
-    """Runs all shapes on one core, prints a table, writes the file; returns the exit code."""
+def summarise(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Geometric means and worst cases of the paired ratios.
+
+    The four unprefixed keys are of ResNet's shapes at the least number of threads; other groups and thread counts
+    carry a prefix such as `odd_` or `2_threads_`.
+    """
+    summary: dict[str, float] = {}
+    groups = list(dict.fromkeys(row["group"] for row in rows))
+    counts = sorted({row["threads"] for row in rows})
+    for group in sorted(groups, key=lambda name: name != "resnet"):
+        for threads in counts:
+            prefix = "" if group == "resnet" else f"{group}_"
+            prefix += "" if threads == counts[0] else f"{threads}_threads_"
+            chosen = [row for row in rows if row["group"] == group and row["threads"] == threads]
+            ratios = {op: [row["fused_over"] for row in chosen if row["op"] == op] for op in {r["op"] for r in chosen}}
+            floor = [row["over_floor"] for row in chosen if row["op"] == "fused"]
+            mean = {op: statistics.geometric_mean(values) for op, values in ratios.items()}
+            summary |= {
+                f"{prefix}fused_over_1x1_geomean": mean["conv1x1"],
+                f"{prefix}fused_over_1x1_worst": max(ratios["conv1x1"]),
+                f"{prefix}conv3x3_over_fused_geomean": 1 / mean["conv3x3"],
+                f"{prefix}depthwise_over_fused_geomean": 1 / mean["depthwise_1x1"],
+                f"{prefix}grid_sample_over_fused_geomean": 1 / mean["grid_sample_1x1"],
+                f"{prefix}im2col_over_fused_geomean": 1 / mean["im2col"],
+                f"{prefix}fused_over_floor_geomean": statistics.geometric_mean(floor),
+                f"{prefix}fused_over_floor_worst": max(floor),
+            }
+    return summary
+
+
+def describe(rows: list[dict[str, Any]]) -> str:
+    """One line of the table per thread count of a layer."""
+    lines = []
+    for threads in sorted({row["threads"] for row in rows}):
+        of = {row["op"]: row for row in rows if row["threads"] == threads}
+        fused, bare = of["fused"], of["conv1x1"]
+        low, high = bare["fused_over_quartiles"]
+        lines.append(
+            f"{fused['shape']:>24} {fused['batch']:>5} {threads:>3}  {fused['ms']:8.4f} {fused['layout'][:9]:>9}  "
+            f"{bare['ms']:8.4f}  {bare['fused_over']:5.2f} ({low:.2f}..{high:.2f})  "
+            f"{fused['over_floor']:5.2f} {fused['floor_is']:>7}  "
+            + "  ".join(f"{1 / of[op]['fused_over']:7.2f}" for op in list(of)[2:])
+        )
+    return "\n".join(lines)
+
+
+HEADER = (
+    f"{'shape':>24} batch thr  {'fused ms':>8} {'layout':>9}  {'1x1 ms':>8}  {'fused/1x1 (quartiles)':>18}"
+    f"  {'fused/floor':>12}  {'3x3':>7}  {'dw+1x1':>7}  {'grid':>7}  {'im2col':>7}  (times the fused op)"
+)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    numbers = lambda text: tuple(int(part) for part in text.split(","))  # noqa: E731  (argparse shows its name)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("--out", type=Path, default=Path("out/bench/kernels.json"))
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--min-time", type=float, default=0.01, help="seconds per op and round")
-    options = parser.parse_args()
+    parser.add_argument("--shapes", choices=("resnet", "odd", "epilogue", "all"), default="resnet")
+    parser.add_argument("--threads", type=numbers, default=(1, 2) if cores > 1 else (1,), help="such as 1,2")
+    parser.add_argument("--batches", type=numbers, default=(1, 8), help="such as 1,8")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16", "float64"), default="float32")
+    parser.add_argument("--tf32", action="store_true", help="CUDA: float32 products on tensor cores, library and ours")
+    parser.add_argument("--seed", type=int, help="of the random inputs; fresh ones without it")
+    return parser.parse_args()
 
-    torch.set_num_threads(1)
+
+def main() -> int:
+    """Runs the chosen layers, prints a table, writes the file; returns the exit code."""
+    options = parse()
+    if options.rounds < BLOCKS:
+        print(f"--rounds must be at least {BLOCKS}", file=sys.stderr)
+        return 2
+    build_when_stale()
+    import torch
+    from shapes import cases
+
+    from aslconvert.converter.cost.device import device_profile
+    from aslconvert.kernels import build_info
+
+    if options.device == "cuda":
+        options.threads = (1,)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
     keep_memory()
     gc.disable()
-    generator = torch.Generator().manual_seed(0)
-    rows: list[dict[str, object]] = []
-    print(
-        f"{'shape':>8} {'batch':>5}  "
-        + "  ".join(f"{op:>24}" for op in ("fused", "conv1x1", "conv3x3", "depthwise_1x1"))
-    )
+    seed = int.from_bytes(os.urandom(4), "little") if options.seed is None else options.seed
+    generator = torch.Generator().manual_seed(seed)
+    build = build_info()
+    print(f"torch {torch.__version__}, {build}, seed {seed}\n{HEADER}", flush=True)
+    rows: list[dict[str, Any]] = []
     with torch.inference_mode():
-        for channels, size in SHAPES:
-            for batch in BATCHES:
-                calls = make_calls(channels, size, batch, generator)
-                times = interleaved_medians(calls, rounds=options.rounds, min_time=options.min_time)
-                line = []
-                for op in OPS:
-                    layout = min(LAYOUTS, key=lambda name: times[op, name])
-                    rows.append(
-                        {
-                            "shape": f"{channels}@{size}",
-                            "batch": batch,
-                            "threads": 1,
-                            "dtype": "float32",
-                            "device": "cpu",
-                            "op": op,
-                            "layout": layout,
-                            "ms": times[op, layout],
-                        }
-                    )
-                    line.append(f"{times[op, layout]:9.3f} {layout:>14}")
-                print(f"{channels:>5}@{size:<2} {batch:>5}  " + "  ".join(line), flush=True)
+        for case in cases(options.shapes, options.batches):
+            rows += (measured := measure_case(case, options, generator))
+            print(describe(measured), flush=True)
     summary = summarise(rows)
-    print("  ".join(f"{name} {value:.3f}" for name, value in summary.items()))
+    print("\n".join(f"{name} {value:.3f}" for name, value in summary.items()))
+    profile = dataclasses.asdict(device_profile(threads=max(options.threads)))
+    if options.device == "cuda":
+        profile["device"] = torch.cuda.get_device_name()
+    document = {
+        "summary": summary,
+        "rows": rows,
+        "build": build,
+        "torch": torch.__version__,
+        "profile": profile,
+        "seed": seed,
+        "rounds": options.rounds,
+        "min_time_s": options.min_time,
+    }
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    document = {"summary": summary, "rows": rows, "build": build_info(), "torch": torch.__version__}
     options.out.write_text(json.dumps(document, indent=2) + "\n")
     print(f"wrote {options.out}")
     return 0
