@@ -15,7 +15,7 @@ import aslconvert.kernels  # noqa: F401  (registers torch.ops.asl)
 
 OPS = ("fused", "conv1x1", "conv3x3", "depthwise_1x1", "grid_sample_1x1", "im2col")
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-# Relative to the largest value; half types round inputs, panels and outputs.
+# Relative to the largest value, or to one; half types round inputs, panels and outputs.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 TF32_TOLERANCE = 5e-3
 Key = tuple[str, str, str]  # op, layout, form
@@ -124,7 +124,9 @@ def checked_calls(case: Case, data: Data, *, tf32: bool = False) -> dict[Key, Ca
     truth = expected(data, case)
     tolerance = TF32_TOLERANCE if tf32 else TOLERANCE[data.image.dtype]
     for (op, layout, form), call in calls.items():
-        error = float((call().double().reshape(truth[op].shape) - truth[op]).abs().max() / truth[op].abs().max())
+        error = float(
+            (call().double().reshape(truth[op].shape) - truth[op]).abs().max() / truth[op].abs().max().clamp(min=1)
+        )
         if not error <= tolerance:
             raise RuntimeError(f"{op} ({layout}, {form}) is wrong by {error:.2e} at {case.shape}; nothing was timed")
     return calls
