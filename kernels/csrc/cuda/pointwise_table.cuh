@@ -1,0 +1,148 @@
+// The rows of a slab as shared memory holds them, and the box of input pixels that they read.
+#pragma once
+
+#include "pointwise.h"
+#include "pointwise_element.cuh"
+
+namespace asl::cuda::pointwise {
+
+constexpr int kThreads = 256, kWarps = kThreads / 32;
+constexpr int kPatch = 4;                     // a warp samples kPatch x kPatch pixels
+constexpr int kPixels = kWarps * kPatch * kPatch;
+
+// How a slab's input reaches the sampling threads.
+enum class Way : int {
+  channels,  // the box of pixels with one run of channels, 16 bytes at a time
+  rows,      // the box of pixels with one channel for each row, gathered
+  direct,    // nothing is staged: every tap comes from global memory
+};
+
+// One slab's input box; its pixels are numbered row by row, image after image.
+struct Box {
+  Way way;
+  int y, x;            // of the lowest tap, relative to the output pixel times the stride
+  int height, width;   // of the pixels that one image's part of the tile reads
+  int channel;         // the first of the run of channels
+  int slots;           // pixels of all images, and those past the end that masked taps may touch
+  unsigned per_width, per_height;  // for division by multiplication
+};
+
+static_assert(sizeof(Box) == kBoxBytes);
+
+// A row is sampled at (y + fraction, x + fraction) from the output pixel times the stride. Past K, channel is -1.
+struct Table {
+  float2* fraction;  // (x, y)
+  int2* whole;       // (x, y)
+  int* channel;
+  Box* box;
+};
+
+__device__ __forceinline__ int warp_min(int value) {
+#ifdef ASL_EMULATE
+  for (int step = 16; step > 0; step /= 2) value = min(value, __shfl_xor_sync(0xffffffffu, value, step));
+  return value;
+#else
+  return __reduce_min_sync(0xffffffffu, value);
+#endif
+}
+__device__ __forceinline__ int warp_max(int value) { return -warp_min(-value); }
+
+__device__ __forceinline__ unsigned reciprocal(int divisor) { return 0xffffffffu / static_cast<unsigned>(divisor) + 1; }
+// value / divisor, exact while value * divisor < 2^32 and 1 < divisor.
+__device__ __forceinline__ int divided(int value, unsigned reciprocal) {
+  return static_cast<int>(__umulhi(static_cast<unsigned>(value), reciprocal));
+}
+
+template <typename S, typename A>
+__device__ __forceinline__ void split(S shift, int* whole, A* fraction) {
+  // A shift that is no number makes its row's outputs no numbers: a kernel cannot raise.
+  if (!(shift - shift == S(0))) {
+    *whole = 0;
+    *fraction = static_cast<A>(shift - shift);
+    return;
+  }
+  shift = min(max(shift, S(-1e9)), S(1e9));
+  const S below = floor(shift);
+  const A rest = static_cast<A>(shift - below);
+  *whole = static_cast<int>(below) + (rest >= A(1));
+  *fraction = rest >= A(1) ? A(0) : rest;
+}
+
+template <typename A>
+__device__ __forceinline__ void read_shift(const PointwiseProblem& problem, int64_t at, int* whole, A* fraction) {
+  switch (problem.shift_type) {
+    case Real::float32: return split(static_cast<const float*>(problem.shift)[at], whole, fraction);
+    case Real::float64: return split(static_cast<const double*>(problem.shift)[at], whole, fraction);
+    case Real::bfloat16:
+      return split(Bfloat16::widen(static_cast<const uint16_t*>(problem.shift)[at]), whole, fraction);
+    default: return split(Float16::widen(static_cast<const uint16_t*>(problem.shift)[at]), whole, fraction);
+  }
+}
+
+// Whether x can be read in whole chunks.
+template <typename E>
+__device__ __forceinline__ bool whole_chunks(const void* base, int64_t line_elements) {
+  return reinterpret_cast<uintptr_t>(base) % kChunk == 0 && line_elements % kPerChunk<E> == 0;
+}
+
+// One warp fills the slab's part of the table; `k` is the slab's first row, `at` its place in the table.
+template <typename E>
+__device__ void describe_slab(const PointwiseProblem& problem, const PointwiseTiles& tiles, const Table& table, int64_t k,
+                              int at, int lane) {
+  constexpr int kFar = 2000000000;
+  int low_y = kFar, low_x = kFar, low_channel = kFar, high_y = -kFar, high_x = -kFar, high_channel = -kFar;
+  for (int i = 0; i < E::kLaneRows; ++i) {
+    const int entry = at * kSlab<E> + lane * E::kLaneRows + i;
+    const int64_t row = k + lane * E::kLaneRows + i;
+    int2 whole = make_int2(0, 0);
+    float2 fraction = make_float2(0.0f, 0.0f);
+    int64_t channel = -1;
+    if (row < problem.rows) {
+      read_shift(problem, row * problem.axes + problem.axes - 1, &whole.x, &fraction.x);
+      if (problem.axes > 1) read_shift(problem, row * problem.axes, &whole.y, &fraction.y);
+      channel = problem.source == nullptr ? row : problem.source[row];
+      if (channel < 0 || channel >= problem.channels) {
+        channel = 0;
+        fraction.x = __uint_as_float(0x7fffffffu);
+      }
+      low_y = min(low_y, whole.y);
+      low_x = min(low_x, whole.x);
+      high_y = max(high_y, whole.y + (fraction.y != 0.0f));
+      high_x = max(high_x, whole.x + (fraction.x != 0.0f));
+      low_channel = min(low_channel, static_cast<int>(channel));
+      high_channel = max(high_channel, static_cast<int>(channel));
+    }
+    table.whole[entry] = whole;
+    table.fraction[entry] = fraction;
+    table.channel[entry] = static_cast<int>(channel);
+  }
+  low_y = warp_min(low_y);
+  low_x = warp_min(low_x);
+  low_channel = warp_min(low_channel);
+  high_y = warp_max(high_y);
+  high_x = warp_max(high_x);
+  high_channel = warp_max(high_channel);
+  if (lane != 0) return;
+  const int64_t height = (kPatch * tiles.patch_rows - 1) * problem.stride[1] + 1 + high_y - low_y;
+  const int64_t width = (kPatch * tiles.patch_columns - 1) * problem.stride[2] + 1 + high_x - low_x;
+  Box box{};
+  box.y = low_y;
+  box.x = low_x;
+  box.channel = low_channel / kPerChunk<E> * kPerChunk<E>;
+  // Both factors are below 2^32, and slots is small.
+  if (height > tiles.slots || width > tiles.slots || tiles.images * height * width + width + 1 > tiles.slots) {
+    box.way = Way::direct;
+  } else {
+    const bool run = problem.channels_last && high_channel - box.channel < kSlab<E> &&
+                     whole_chunks<E>(problem.x, problem.channels);
+    box.way = run ? Way::channels : Way::rows;
+    box.height = static_cast<int>(height);
+    box.width = static_cast<int>(width);
+    box.slots = static_cast<int>(tiles.images * height * width + width + 1);
+    box.per_width = reciprocal(box.width);
+    box.per_height = reciprocal(box.height);
+  }
+  table.box[at] = box;
+}
+
+}  // namespace asl::cuda::pointwise
