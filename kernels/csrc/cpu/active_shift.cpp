@@ -6,35 +6,84 @@
 #include "../problem.h"
 #include "../rows.h"
 #include "dispatch.h"
+#include "lane_plan.h"
 #include "loops.h"
+#include "panel.h"
 
 namespace asl {
+namespace {
+
+thread_local Scratch scratch;
+
+// Pixel by pixel, as many rows at once as a vector has lanes.
+template <typename T>
+void by_lanes(const Problem& problem, const std::vector<RowShift<compute_t<T>>>& shifts, const T* from, T* to) {
+  using A = compute_t<T>;
+  const LaneLoops<T>& loop = *loops<T>().lanes;
+  const LanePlan<A> plan(problem, shifts, loop.lanes, false);
+  const int64_t pixels = problem.extent.pixels(), out_pixels = problem.extent.out_pixels();
+  const int64_t blocks = static_cast<int64_t>(plan.blocks().size());
+  const bool last = problem.channels_last;
+  const int64_t bytes = ((pixels + out_pixels) * loop.lanes + plan.scratch()) * static_cast<int64_t>(sizeof(A));
+  const int64_t work = (pixels + out_pixels) * loop.lanes;
+  torch::stable::parallel_for(0, problem.batch * blocks, grain(work), [&](int64_t begin, int64_t end) {
+    A* image_tile = static_cast<A*>(scratch.get(bytes));
+    A* row_tile = image_tile + pixels * loop.lanes;
+    A* rest = row_tile + out_pixels * loop.lanes;
+    for (int64_t item = begin; item < end; ++item) {
+      const LaneBlock<A>& block = plan.blocks()[item % blocks];
+      const T* image = from + item / blocks * problem.channels * pixels;
+      T* rows = to + item / blocks * problem.rows * out_pixels;
+      const LaneImage source{block.channels, block.count, pixels, problem.channels, last};
+      const LaneImage target{block.rows, block.count, out_pixels, problem.rows, last};
+      LaneView<const A> x{image_tile, loop.lanes};
+      if (!lies_open(source, image, loop.lanes, x)) loop.gather(image_tile, image, source);
+      LaneView<A> y{row_tile, loop.lanes};
+      const bool open = lies_open(target, rows, loop.lanes, y);
+      loop.sample(y.data, y.step, x.data, x.step, block.taps, problem.extent, rest);
+      if (!open) loop.scatter(rows, row_tile, target);
+    }
+  });
+}
+
+// Plane by plane, as many pixels at once as a vector has lanes.
+template <typename T>
+void by_pixels(const Problem& problem, const std::vector<RowShift<compute_t<T>>>& shifts, const T* from, T* to) {
+  using A = compute_t<T>;
+  const std::vector<Taps<A>> taps = sample_taps(shifts);
+  const Loops<T>& loop = loops<T>();
+  const MaskTable<A> masks(problem.extent, taps, 0, loop.masked_loads);
+  const int64_t pixels = problem.extent.pixels(), out_pixels = problem.extent.out_pixels();
+  const auto plane_of = [&](int64_t item) {
+    return from + (item / problem.rows * problem.channels + problem.source[item % problem.rows]) * pixels;
+  };
+  torch::stable::parallel_for(0, problem.batch * problem.rows, grain(out_pixels), [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; ++item) {
+      loop.sample(to + item * out_pixels, plane_of(item), taps[item % problem.rows], problem.extent, masks.view(), 0,
+                  out_pixels, item + 1 < end ? plane_of(item + 1) : nullptr);
+    }
+  });
+}
+
+}  // namespace
 
 Tensor active_shift(Tensor x, Tensor shift, std::optional<Tensor> source, std::vector<int64_t> stride,
                     std::vector<int64_t> delta) {
   const Problem problem = check(x, shift, source, stride, delta);
-  const Tensor input = row_major(x);
-  Tensor output = empty_output(problem, x, problem.rows, false);
+  const Tensor input = problem.channels_last ? x : row_major(x);
+  Tensor output = empty_output(problem, x, problem.rows, problem.channels_last);
   for_type(x.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
-    using A = compute_t<T>;
-    const std::vector<Taps<A>> taps = sample_taps(split_shifts<A>(problem, shift));
-    const Loops<T>& loop = loops<T>();
-    const MaskTable<A> masks(problem.extent, taps, 0, loop.masked_loads);
+    const auto shifts = split_shifts<compute_t<T>>(problem, shift);
     const T* from = static_cast<const T*>(input.data_ptr());
     T* to = static_cast<T*>(output.data_ptr());
-    const int64_t pixels = problem.extent.pixels(), out_pixels = problem.extent.out_pixels();
-    const auto plane_of = [&](int64_t item) {
-      return from + (item / problem.rows * problem.channels + problem.source[item % problem.rows]) * pixels;
-    };
-    torch::stable::parallel_for(0, problem.batch * problem.rows, grain(out_pixels), [&](int64_t begin, int64_t end) {
-      for (int64_t item = begin; item < end; ++item) {
-        loop.sample(to + item * out_pixels, plane_of(item), taps[item % problem.rows], problem.extent, masks.view(), 0,
-                    out_pixels, item + 1 < end ? plane_of(item + 1) : nullptr);
-      }
-    });
+    if (wants_lanes(problem)) {
+      by_lanes(problem, shifts, from, to);
+    } else {
+      by_pixels(problem, shifts, from, to);
+    }
   });
-  return to_problem_format(problem, output);
+  return output;
 }
 
 }  // namespace asl

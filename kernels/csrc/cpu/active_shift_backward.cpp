@@ -2,63 +2,55 @@
 #include "../ops.h"
 
 #include <algorithm>
+#include <type_traits>
 
 #include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/core/MemoryFormat.h>
 
 #include "../problem.h"
 #include "../rows.h"
 #include "dispatch.h"
+#include "lane_plan.h"
 #include "loops.h"
+#include "panel.h"
 
 namespace asl {
 namespace {
 
-using torch::headeronly::ScalarType;
+thread_local Scratch scratch;
 
-// A thread owns a source plane and adds every row that reads it, in the order of the rows.
+// A thread owns a source plane and adds every row that reads it, in the order of the rows. Stride 1 and an output of
+// the image's size, so that the adjoint is a sample at the negated offsets.
 template <typename T>
-void input_gradient(const Problem& problem, const std::vector<Taps<compute_t<T>>>& taps, const T* grad, T* result) {
+void input_by_pixels(const Problem& problem, const std::vector<Taps<compute_t<T>>>& taps, const T* grad, T* result) {
   using A = compute_t<T>;
   const Loops<T>& loop = loops<T>();
-  const int64_t pixels = problem.extent.pixels(), out_pixels = problem.extent.out_pixels();
+  const int64_t pixels = problem.extent.pixels();
   std::vector<std::vector<int64_t>> readers(problem.channels);
   for (int64_t k = 0; k < problem.rows; ++k) readers[problem.source[k]].push_back(k);
-
-  const bool gather = problem.extent.stride[0] == 1 && problem.extent.stride[1] == 1 && problem.extent.stride[2] == 1;
-  Extent adjoint = problem.extent;
-  std::copy(problem.extent.out, problem.extent.out + 3, adjoint.size);
-  std::copy(problem.extent.size, problem.extent.size + 3, adjoint.out);
   std::vector<Taps<A>> back;
-  if (gather) {
-    for (const auto& row : taps) back.push_back(negated(row));
-  }
-  const MaskTable<A> masks(adjoint, back, 0, loop.masked_loads);
+  for (const auto& row : taps) back.push_back(negated(row));
+  const MaskTable<A> masks(problem.extent, back, 0, loop.masked_loads);
 
   const int64_t work = pixels * (problem.rows / std::max<int64_t>(problem.channels, 1) + 1);
   torch::stable::parallel_for(0, problem.batch * problem.channels, grain(work), [&](int64_t begin, int64_t end) {
-    std::vector<A> sums(gather ? std::min(pixels, kChunk) : pixels);
+    std::vector<A> sums(std::min(pixels, kChunk));
     for (int64_t item = begin; item < end; ++item) {
       const int64_t n = item / problem.channels;
       const std::vector<int64_t>& rows = readers[item % problem.channels];
-      const T* grads = grad + n * problem.rows * out_pixels;
+      const T* grads = grad + n * problem.rows * pixels;
       T* plane = result + item * pixels;
-      if (!gather) {
-        std::fill(sums.begin(), sums.end(), A(0));
-        for (const int64_t k : rows) loop.scatter_add(sums.data(), grads + k * out_pixels, taps[k], problem.extent);
-        loop.store(plane, sums.data(), pixels);
-        continue;
-      }
       for (int64_t at = 0; at < pixels; at += kChunk) {
         const int64_t stop = std::min(pixels, at + kChunk);
         if (rows.size() == 1) {
-          loop.sample(plane + at, grads + rows[0] * out_pixels, back[rows[0]], adjoint, masks.view(), at, stop,
-                      grads + rows[0] * out_pixels + stop);
+          loop.sample(plane + at, grads + rows[0] * pixels, back[rows[0]], problem.extent, masks.view(), at, stop,
+                      grads + rows[0] * pixels + stop);
           continue;
         }
         std::fill(sums.begin(), sums.end(), A(0));
         for (size_t i = 0; i < rows.size(); ++i) {
-          const T* next = grads + rows[i + 1 < rows.size() ? i + 1 : i] * out_pixels + at;
-          loop.sample_add(sums.data(), grads + rows[i] * out_pixels, back[rows[i]], adjoint, masks.view(), at, stop,
+          const T* next = grads + rows[i + 1 < rows.size() ? i + 1 : i] * pixels + at;
+          loop.sample_add(sums.data(), grads + rows[i] * pixels, back[rows[i]], problem.extent, masks.view(), at, stop,
                           next);
         }
         loop.store(plane + at, sums.data(), stop - at);
@@ -69,7 +61,7 @@ void input_gradient(const Problem& problem, const std::vector<Taps<compute_t<T>>
 
 // One partial sum per image and row, then the images in order.
 template <typename T>
-std::vector<double> shift_gradient(const Problem& problem, const std::vector<RowShift<compute_t<T>>>& shifts,
+std::vector<double> shift_by_pixels(const Problem& problem, const std::vector<RowShift<compute_t<T>>>& shifts,
                                    const std::vector<Taps<compute_t<T>>>& taps, const T* x, const T* grad) {
   using A = compute_t<T>;
   const Loops<T>& loop = loops<T>();
@@ -80,7 +72,7 @@ std::vector<double> shift_gradient(const Problem& problem, const std::vector<Row
 
   const int64_t items = problem.batch * problem.rows;
   std::vector<double> partial(items * 3, 0.0);
-  torch::stable::parallel_for(0, pixels == 0 ? 0 : items, grain(4 * out_pixels), [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, items, grain(4 * out_pixels), [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
       const int64_t n = item / problem.rows, k = item % problem.rows;
       const T* plane = x + (n * problem.channels + problem.source[k]) * pixels;
@@ -106,6 +98,89 @@ std::vector<double> shift_gradient(const Problem& problem, const std::vector<Row
   return total;
 }
 
+// Every channel is read by one row and no other.
+bool is_permutation(const Problem& problem) {
+  std::vector<bool> seen(problem.channels, false);
+  for (const int64_t channel : problem.source) {
+    if (seen[channel]) return false;
+    seen[channel] = true;
+  }
+  return problem.rows == problem.channels;
+}
+
+// Block by block of rows. Where rows share channels, a thread owns an image and adds the blocks in their order.
+template <typename T>
+std::vector<double> by_lanes(const Problem& problem, const std::vector<RowShift<compute_t<T>>>& shifts, const T* x,
+                             const T* grad, T* grad_input, bool need_shift) {
+  using A = compute_t<T>;
+  const LaneLoops<T>& loop = *loops<T>().lanes;
+  const LanePlan<A> plan(problem, shifts, loop.lanes, need_shift);
+  const int64_t lanes = loop.lanes, pixels = problem.extent.pixels(), out_pixels = problem.extent.out_pixels();
+  const int64_t blocks = static_cast<int64_t>(plan.blocks().size());
+  const bool last = problem.channels_last;
+  const bool sum_rows = grad_input != nullptr && !is_permutation(problem);
+  const int64_t image_size = problem.channels * pixels;
+  const int64_t sums_size = sum_rows && !std::is_same_v<T, A> ? image_size : 0;
+  const int64_t elements = (2 * pixels + out_pixels) * lanes + plan.scratch() + sums_size;
+  std::vector<double> partial(need_shift ? problem.batch * blocks * 3 * lanes : 0, 0.0);
+
+  const auto add_block = [&](int64_t n, int64_t b, A* memory, A* image_sums) {
+    const LaneBlock<A>& block = plan.blocks()[b];
+    A* image_tile = memory;
+    A* result_tile = image_tile + pixels * lanes;
+    A* grad_tile = result_tile + pixels * lanes;
+    A* rest = grad_tile + out_pixels * lanes;
+    const LaneImage channels{block.channels, block.count, pixels, problem.channels, last};
+    const LaneImage rows{block.rows, block.count, out_pixels, problem.rows, last};
+    const T* image = x + n * image_size;
+    const T* grads = grad + n * problem.rows * out_pixels;
+    LaneView<const A> from{image_tile, lanes};
+    if (need_shift && !lies_open(channels, image, loop.lanes, from)) loop.gather(image_tile, image, channels);
+    LaneView<const A> upstream{grad_tile, lanes};
+    if (!lies_open(rows, grads, loop.lanes, upstream)) loop.gather(grad_tile, grads, rows);
+    if (grad_input != nullptr) std::fill(result_tile, result_tile + pixels * lanes, A(0));
+    loop.backward(grad_input != nullptr ? result_tile : nullptr,
+                  need_shift ? partial.data() + (n * blocks + b) * 3 * lanes : nullptr, upstream.data, upstream.step,
+                  from.data, from.step, block.taps, problem.extent, rest);
+    if (image_sums != nullptr) {
+      loop.scatter_add(image_sums, result_tile, channels);
+    } else if (grad_input != nullptr) {
+      loop.scatter(grad_input + n * image_size, result_tile, channels);
+    }
+  };
+  const int64_t work = (2 * pixels + out_pixels) * lanes;
+  if (!sum_rows) {
+    torch::stable::parallel_for(0, problem.batch * blocks, grain(work), [&](int64_t begin, int64_t end) {
+      A* memory = static_cast<A*>(scratch.get(elements * static_cast<int64_t>(sizeof(A))));
+      for (int64_t item = begin; item < end; ++item) add_block(item / blocks, item % blocks, memory, nullptr);
+    });
+  } else {
+    torch::stable::parallel_for(0, problem.batch, grain(work * blocks), [&](int64_t begin, int64_t end) {
+      A* memory = static_cast<A*>(scratch.get(elements * static_cast<int64_t>(sizeof(A))));
+      for (int64_t n = begin; n < end; ++n) {
+        T* result = grad_input + n * image_size;
+        A* sums;
+        if constexpr (std::is_same_v<T, A>) {
+          sums = result;
+        } else {
+          sums = memory + elements - sums_size;
+        }
+        std::fill(sums, sums + image_size, A(0));
+        for (int64_t b = 0; b < blocks; ++b) add_block(n, b, memory, sums);
+        if constexpr (!std::is_same_v<T, A>) loops<T>().store(result, sums, image_size);
+      }
+    });
+  }
+  std::vector<double> total(problem.rows * problem.dims, 0.0);
+  for (int64_t n = 0; need_shift && n < problem.batch; ++n) {
+    for (int64_t k = 0; k < problem.rows; ++k) {
+      const double* sums = partial.data() + (n * blocks + k / lanes) * 3 * lanes + k % lanes;
+      for (int d = 0; d < problem.dims; ++d) total[k * problem.dims + d] += sums[(3 - problem.dims + d) * lanes];
+    }
+  }
+  return total;
+}
+
 Tensor shift_like(const Tensor& shift, const std::vector<double>& values) {
   const std::vector<int64_t> shape{shift.size(0), shift.size(1)};
   Tensor result = torch::stable::empty(shape, shift.scalar_type(), std::nullopt, shift.device());
@@ -116,6 +191,16 @@ Tensor shift_like(const Tensor& shift, const std::vector<double>& values) {
     loops<T>().store(static_cast<T*>(result.data_ptr()), rounded.data(), static_cast<int64_t>(rounded.size()));
   });
   return result;
+}
+
+torch::headeronly::MemoryFormat format(const Problem& problem) {
+  using torch::headeronly::MemoryFormat;
+  if (!problem.channels_last) return MemoryFormat::Contiguous;
+  return problem.dims == 2 ? MemoryFormat::ChannelsLast : MemoryFormat::ChannelsLast3d;
+}
+
+Tensor in_problem_format(const Problem& problem, const Tensor& image) {
+  return problem.channels_last ? torch::stable::contiguous(image, format(problem)) : row_major(image);
 }
 
 Tensor nothing(const Tensor& like) {
@@ -130,26 +215,30 @@ std::tuple<Tensor, Tensor> active_shift_backward(Tensor grad, Tensor x, Tensor s
                                                  bool need_input, bool need_shift) {
   const Problem problem = check(x, shift, source, stride, delta);
   check_grad(problem, grad, x);
-  const Tensor upstream = row_major(grad);
+  const bool lanes = wants_lanes(problem);
+  const Tensor upstream = in_problem_format(problem, grad);
+  const Tensor input = in_problem_format(problem, x);
   Tensor grad_input = nothing(x);
   Tensor grad_shift = nothing(shift);
+  if (need_input) {
+    std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end());
+    grad_input = torch::stable::empty(shape, x.scalar_type(), std::nullopt, x.device(), std::nullopt, format(problem));
+  }
   for_type(x.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
-    using A = compute_t<T>;
-    const std::vector<RowShift<A>> shifts = split_shifts<A>(problem, shift);
-    const std::vector<Taps<A>> taps = sample_taps(shifts);
+    const auto shifts = split_shifts<compute_t<T>>(problem, shift);
+    const T* from = static_cast<const T*>(input.data_ptr());
     const T* grads = static_cast<const T*>(upstream.data_ptr());
-    if (need_input) {
-      std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end());
-      Tensor plain = torch::stable::empty(shape, x.scalar_type(), std::nullopt, x.device());
-      input_gradient<T>(problem, taps, grads, static_cast<T*>(plain.data_ptr()));
-      grad_input = to_problem_format(problem, plain);
+    T* result = need_input ? static_cast<T*>(grad_input.data_ptr()) : nullptr;
+    std::vector<double> slopes;
+    if (lanes) {
+      slopes = by_lanes<T>(problem, shifts, from, grads, result, need_shift);
+    } else {
+      const auto taps = sample_taps(shifts);
+      if (need_input) input_by_pixels<T>(problem, taps, grads, result);
+      if (need_shift) slopes = shift_by_pixels<T>(problem, shifts, taps, from, grads);
     }
-    if (need_shift) {
-      const Tensor input = row_major(x);
-      grad_shift = shift_like(
-          shift, shift_gradient<T>(problem, shifts, taps, static_cast<const T*>(input.data_ptr()), grads));
-    }
+    if (need_shift) grad_shift = shift_like(shift, slopes);
   });
   return {grad_input, grad_shift};
 }

@@ -4,92 +4,12 @@
 // one the linker keeps for every machine.
 #include "loops.h"
 
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#define ASL_VECTOR_BYTES 64
-#elif defined(__AVX2__)
-#define ASL_VECTOR_BYTES 32
-#else
-#define ASL_VECTOR_BYTES 16
-#endif
+#include "vector_size.h"
 
 namespace asl {
 namespace {
 
-template <typename A>
-struct Simd;
-
-template <>
-struct Simd<float> {
-  typedef float vec __attribute__((vector_size(ASL_VECTOR_BYTES)));
-  typedef int32_t mask __attribute__((vector_size(ASL_VECTOR_BYTES)));
-  typedef uint32_t bits __attribute__((vector_size(ASL_VECTOR_BYTES)));
-  typedef uint16_t half __attribute__((vector_size(ASL_VECTOR_BYTES / 2)));
-  static constexpr int lanes = ASL_VECTOR_BYTES / 4;
-};
-
-template <>
-struct Simd<double> {
-  typedef double vec __attribute__((vector_size(ASL_VECTOR_BYTES)));
-  typedef int64_t mask __attribute__((vector_size(ASL_VECTOR_BYTES)));
-  static constexpr int lanes = ASL_VECTOR_BYTES / 8;
-};
-
-#define ASL_INLINE inline __attribute__((always_inline))
-
-inline float widen(BFloat16 value) {
-  const uint32_t bits = static_cast<uint32_t>(value.bits) << 16;
-  float result;
-  __builtin_memcpy(&result, &bits, 4);
-  return result;
-}
-inline float widen(float value) { return value; }
-inline double widen(double value) { return value; }
-
-inline void narrow(float* dst, float value) { *dst = value; }
-inline void narrow(double* dst, double value) { *dst = value; }
-inline void narrow(BFloat16* dst, float value) {
-  uint32_t bits;
-  __builtin_memcpy(&bits, &value, 4);
-  // Round to nearest even; a NaN must not round up into infinity.
-  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  dst->bits = static_cast<uint16_t>(value != value ? 0x7fc0u : rounded);
-}
-
-template <typename A>
-ASL_INLINE typename Simd<A>::vec load(const A* src) {
-  typename Simd<A>::vec result;
-  __builtin_memcpy(&result, src, sizeof(result));
-  return result;
-}
-ASL_INLINE Simd<float>::vec load(const BFloat16* src) {
-  Simd<float>::half packed;
-  __builtin_memcpy(&packed, src, sizeof(packed));
-  return (Simd<float>::vec)(__builtin_convertvector(packed, Simd<float>::bits) << 16);
-}
-
-template <typename A>
-ASL_INLINE void save(A* dst, typename Simd<A>::vec value) {
-  __builtin_memcpy(dst, &value, sizeof(value));
-}
-ASL_INLINE void save(BFloat16* dst, Simd<float>::vec value) {
-  const Simd<float>::bits bits = (Simd<float>::bits)value;
-  const Simd<float>::bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const Simd<float>::bits is_nan = (Simd<float>::bits)(value != value);
-  const Simd<float>::half packed = __builtin_convertvector((rounded & ~is_nan) | (0x7fc0u & is_nan), Simd<float>::half);
-  __builtin_memcpy(dst, &packed, sizeof(packed));
-}
-
-template <typename A>
-ASL_INLINE typename Simd<A>::mask load_mask(const typename Lane<A>::mask* src) {
-  typename Simd<A>::mask result;
-  __builtin_memcpy(&result, src, sizeof(result));
-  return result;
-}
-
-inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
-inline int64_t ceil_div(int64_t a, int64_t b) { return a >= 0 ? (a + b - 1) / b : -((-a) / b); }
+#include "simd.inc"
 
 // Output positions [first, last) whose tap at this offset lies inside the axis.
 struct Range {
@@ -309,30 +229,6 @@ void sample_add(compute_t<T>* dst, const T* plane, const Taps<compute_t<T>>& tap
   }
 }
 
-template <typename T>
-void scatter_add(compute_t<T>* plane, const T* grad, const Taps<compute_t<T>>& taps, const Extent& extent) {
-  using A = compute_t<T>;
-  for (int d = 0; d < taps.count[0]; ++d) {
-    const Range depths = inside(taps.offset[0][d], extent.size[0], extent.out[0], extent.stride[0]);
-    for (int t = 0; t < taps.count[1]; ++t) {
-      const Range heights = inside(taps.offset[1][t], extent.size[1], extent.out[1], extent.stride[1]);
-      for (int c = 0; c < taps.count[2]; ++c) {
-        const Range columns = inside(taps.offset[2][c], extent.size[2], extent.out[2], extent.stride[2]);
-        const A weight = taps.weight[0][d] * taps.weight[1][t] * taps.weight[2][c];
-        for (int64_t z = depths.first; z < depths.last; ++z) {
-          for (int64_t y = heights.first; y < heights.last; ++y) {
-            const int64_t depth = z * extent.stride[0] + taps.offset[0][d];
-            const int64_t height = y * extent.stride[1] + taps.offset[1][t];
-            A* to = plane + (depth * extent.size[1] + height) * extent.size[2] + taps.offset[2][c];
-            const T* from = grad + (z * extent.out[1] + y) * extent.out[2];
-            for (int64_t i = columns.first; i < columns.last; ++i) to[i * extent.stride[2]] += weight * widen(from[i]);
-          }
-        }
-      }
-    }
-  }
-}
-
 // Sum of grad[i] * src[i + dx] over a run; see `run` for the wrapped loads.
 template <bool kMask, typename T, typename A>
 double dot(const T* grad, const T* src, int64_t dx, const typename Lane<A>::mask* mask, int64_t count,
@@ -476,25 +372,27 @@ void epilogue_last(T* data, const T* bias, bool relu, int64_t rows, int64_t colu
   }
 }
 
-template <typename T>
-constexpr Loops<T> make() {
-  return {sample<T>, sample_add<T>, scatter_add<T>, correlate<T>, store<T>, epilogue<T>, epilogue_last<T>,
-#if defined(__AVX512F__)
-          multiply_column<T>, true};
-#else
-          nullptr, false};
-#endif
-}
-
 }  // namespace
 
 #define ASL_JOIN_(a, b) a##b
 #define ASL_JOIN(a, b) ASL_JOIN_(a, b)
-extern const Loops<float> ASL_JOIN(float_loops_, ASL_ISA);
-extern const Loops<double> ASL_JOIN(double_loops_, ASL_ISA);
-extern const Loops<BFloat16> ASL_JOIN(bfloat16_loops_, ASL_ISA);
-const Loops<float> ASL_JOIN(float_loops_, ASL_ISA) = make<float>();
-const Loops<double> ASL_JOIN(double_loops_, ASL_ISA) = make<double>();
-const Loops<BFloat16> ASL_JOIN(bfloat16_loops_, ASL_ISA) = make<BFloat16>();
+#if defined(__AVX512F__)
+#define ASL_LOOPS(T, name)                                                                            \
+  extern const LaneLoops<T> ASL_JOIN(name##_lanes_, ASL_ISA);                                         \
+  extern const Loops<T> ASL_JOIN(name##_loops_, ASL_ISA);                                             \
+  const Loops<T> ASL_JOIN(name##_loops_, ASL_ISA) = {sample<T>,   sample_add<T>,    correlate<T>,       \
+                                                     store<T>,    epilogue<T>,      epilogue_last<T>,   \
+                                                     multiply_column<T>, &ASL_JOIN(name##_lanes_, ASL_ISA), true};
+#else
+#define ASL_LOOPS(T, name)                                                                            \
+  extern const LaneLoops<T> ASL_JOIN(name##_lanes_, ASL_ISA);                                         \
+  extern const Loops<T> ASL_JOIN(name##_loops_, ASL_ISA);                                             \
+  const Loops<T> ASL_JOIN(name##_loops_, ASL_ISA) = {sample<T>, sample_add<T>,    correlate<T>,       \
+                                                     store<T>,  epilogue<T>,      epilogue_last<T>,   \
+                                                     nullptr,   &ASL_JOIN(name##_lanes_, ASL_ISA), false};
+#endif
+ASL_LOOPS(float, float)
+ASL_LOOPS(double, double)
+ASL_LOOPS(BFloat16, bfloat16)
 
 }  // namespace asl

@@ -1,6 +1,7 @@
 // The inner loops, compiled once per instruction set and chosen at load time.
 #pragma once
 
+#include "lanes.h"
 #include "plane.h"
 
 namespace asl {
@@ -19,9 +20,6 @@ struct Loops {
   void (*sample_add)(A* dst, const T* plane, const Taps<A>& taps, const Extent& extent, const Masks<A>& masks,
                      int64_t begin, int64_t end, const T* ahead);
 
-  // The adjoint for any stride: plane += weight * grad at each tap; extent describes the forward pass.
-  void (*scatter_add)(A* plane, const T* grad, const Taps<A>& taps, const Extent& extent);
-
   // Sum over p in [begin, end) of grad[p] * plane at p's position plus offset (z, y, x); a fixed order.
   double (*correlate)(const T* grad, const T* plane, const int64_t offset[3], const Extent& extent,
                       const Masks<A>& masks, int64_t begin, int64_t end);
@@ -37,6 +35,8 @@ struct Loops {
 
   // dst[r * dst_step] = left[r, :] . column[:]; null where a matrix product does it as well.
   void (*multiply_column)(T* dst, int64_t dst_step, const T* left, const T* column, int64_t rows, int64_t length);
+
+  const LaneLoops<T>* lanes;
 
   // Whether these loops read PixelMasks rather than ColumnMasks.
   bool masked_loads;

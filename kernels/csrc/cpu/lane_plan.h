@@ -1,0 +1,65 @@
+// Cuts the rows of a problem into blocks of as many as a vector has lanes, and lays out the taps of each.
+#pragma once
+
+#include <type_traits>
+#include <vector>
+
+#include "../problem.h"
+#include "../rows.h"
+#include "lanes.h"
+
+namespace asl {
+
+template <typename A>
+struct LaneBlock {
+  int count;        // rows of this block
+  const int64_t* rows;      // their numbers, ascending by one
+  const int64_t* channels;  // and the channels that they read
+  LaneTaps<A> taps;
+};
+
+template <typename A>
+class LanePlan {
+ public:
+  // With slopes where the shift's gradient is wanted.
+  LanePlan(const Problem& problem, const std::vector<RowShift<A>>& shifts, int lanes, bool slopes);
+  // The blocks point into this plan.
+  LanePlan(const LanePlan&) = delete;
+  LanePlan& operator=(const LanePlan&) = delete;
+
+  const std::vector<LaneBlock<A>>& blocks() const { return blocks_; }
+  // Elements that the loops need for any of the blocks beside the tiles.
+  int64_t scratch() const { return scratch_; }
+
+ private:
+  std::vector<int64_t> rows_;
+  std::vector<LaneTap<A>> taps_;
+  std::vector<LaneBlock<A>> blocks_;
+  int64_t scratch_ = 0;
+};
+
+// Where the loops read or write a block's lanes: pixel after pixel, `step` elements apart.
+template <typename A>
+struct LaneView {
+  A* data;
+  int64_t step;
+};
+
+// Points the view into the image itself where whole vectors of a block's lanes lie side by side in it.
+template <typename T, typename A>
+bool lies_open(const LaneImage& where, T* image, int lanes, LaneView<A>& view) {
+  if constexpr (std::is_same_v<T, A>) {
+    if (!where.last || where.count != lanes) return false;
+    for (int lane = 1; lane < lanes; ++lane) {
+      if (where.channel[lane] != where.channel[0] + lane) return false;
+    }
+    view = {image + where.channel[0], where.channels};
+    return true;
+  }
+  return false;
+}
+
+// Whether the loops over lanes serve the problem better than those over pixels.
+bool wants_lanes(const Problem& problem);
+
+}  // namespace asl
