@@ -8,6 +8,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
 VENV_FLAGS ?=
+FUZZ_SECONDS ?= 300
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -20,7 +21,7 @@ ROOMS := kernels converter workers service cli
 LINKS := $(addprefix .dev/aslconvert/,$(ROOMS))
 NATIVE_SOURCES := $(wildcard CMakeLists.txt kernels/build.py) $(shell find kernels/csrc -type f 2>/dev/null)
 
-.PHONY: setup demo test lint bench-kernels clean
+.PHONY: setup demo test lint bench-kernels fuzz clean
 
 setup: $(STAMPS)/installed $(STAMPS)/kernels
 
@@ -38,6 +39,9 @@ lint: setup
 
 bench-kernels: setup
 	$(BIN)/python benchmarks/kernels.py $(BENCH_FLAGS)
+
+fuzz: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/kernels/fuzz.py --seconds $(FUZZ_SECONDS)
 
 clean:
 	rm -rf build dist out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
