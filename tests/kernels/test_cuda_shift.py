@@ -91,3 +91,28 @@ def test_input_gradient_equals_the_reference(kernels: Any, dtype: torch.dtype, s
     grad = problem.first(problem.grad)
     expected, _ = reference.active_shift_backward(grad, *problem.arguments(), True, False)
     _check_close(problem.first(_input_gradient(kernels, problem, seed)), expected, dtype, 2)
+
+
+def _shift_gradient(kernels: Any, problem: Any, seed: int) -> Tensor:
+    result = torch.full(problem.shift.shape, torch.nan, dtype=problem.shift.dtype)
+    partial = torch.full(
+        (kernels.number("asl_cuda_shift_gradient_workspace", problem.sizes()),), 255, dtype=torch.uint8
+    )
+    kernels.call(
+        "asl_cuda_shift_gradient", problem.sizes(), Read(problem.grad), Read(problem.x), Read(problem.shift),
+        _read(problem.source), partial, result, None, seed=seed,
+    )  # fmt: skip
+    return result
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_shift_gradient_equals_the_reference(kernels: Any, dtype: torch.dtype, seed: int) -> None:
+    problem = problems.random_problem(seed, dtype)
+    grad = problem.first(problem.grad)
+    _, expected = reference.active_shift_backward(grad, *problem.arguments(), False, True)
+    actual = _shift_gradient(kernels, problem, seed)
+    # The sum is rounded to shift's type; its terms were added in the compute type of x.
+    coarsest = max(torch.float32 if dtype != torch.float64 else dtype, actual.dtype, key=problems.TOLERANCE.__getitem__)
+    _check_close(actual.double(), expected.double(), coarsest, 4)

@@ -123,7 +123,8 @@ const char* gather_pixels_of(const Gather& gather, int64_t batch, void* stream) 
   const int64_t blocks_x = (rows + block.y - 1) / block.y * slices;
   const int64_t blocks_y = (gather.out_size[2] + kRun - 1) / kRun;
   if (blocks_x > INT32_MAX) return "active shift: the image is too large for the CUDA kernels";
-  const dim3 grid(static_cast<unsigned>(blocks_x), static_cast<unsigned>(blocks_y < 65535 ? blocks_y : 65535));
+  const dim3 grid(static_cast<unsigned>(blocks_x),
+                  static_cast<unsigned>(blocks_y < kMostBlocksY ? blocks_y : kMostBlocksY));
   return launch(gather_pixels_kernel<T, V>, grid, block, 0, stream, gather, batch);
 }
 

@@ -10,7 +10,6 @@ namespace asl::cuda {
 // Output rows that a thread works on: neighbours share an input row, so each input row is read (R + 1) / R times.
 constexpr int kRowsPerThread = 4;
 constexpr int kThreads = 256;
-constexpr unsigned kMostBlocksY = 65535;
 
 // A block covers `x` groups of pixels (V columns by kRowsPerThread rows) of `y` planes.
 inline dim3 plane_block(int64_t groups) {

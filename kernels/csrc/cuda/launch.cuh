@@ -5,6 +5,9 @@
 
 namespace asl::cuda {
 
+// The most blocks of a grid along y and z.
+constexpr unsigned kMostBlocksY = 65535;
+
 // Starts kernel<<<grid, block, shared_bytes, stream>>>(arguments...).
 // Returns null, or why it could not be started (the emulator: what went wrong in it). An empty grid does nothing.
 template <typename... P, typename... A>

@@ -119,6 +119,12 @@ __device__ __forceinline__ int read_slopes(const Problem& problem, int k, Slopes
   return channel;
 }
 
+// values[t] with registers for values.
+template <typename A>
+__device__ __forceinline__ A entry_of(const A (&values)[3], int t) {
+  return t == 0 ? values[0] : t == 1 ? values[1] : values[2];
+}
+
 __device__ __forceinline__ bool within(int at, int size) {
   return static_cast<unsigned>(at) < static_cast<unsigned>(size);
 }

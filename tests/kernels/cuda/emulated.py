@@ -132,6 +132,13 @@ class Emulated:
         if message is not None:
             raise KernelFault(self._with_source_lines(message.decode()))
 
+    def number(self, function: str, *arguments: object) -> int:
+        """The integer that a host function of the sources returns."""
+        call = getattr(self._library, function)
+        call.restype = ctypes.c_int64
+        value: int = call(*arguments)
+        return value
+
     def _with_source_lines(self, message: str) -> str:
         tool = shutil.which("addr2line")
         found = re.search(r"\+(0x[0-9a-f]+)", message)
