@@ -22,9 +22,13 @@ SCHEMAS = (
     "active_shift_backward(Tensor grad, Tensor x, Tensor shift, Tensor? source, int[] stride, int[] delta, "
     "bool need_input, bool need_shift) -> (Tensor, Tensor)",
     "shift_pointwise(Tensor x, Tensor shift, Tensor? source, Tensor weight, Tensor? bias, int[] stride, "
-    "int[] delta, bool relu) -> Tensor",
+    "int[] delta, bool relu, Tensor? residual=None) -> Tensor",
+    "pack_pointwise(Tensor weight) -> Tensor",
+    "shift_pointwise_packed(Tensor x, Tensor shift, Tensor? source, Tensor packed, int out_channels, Tensor? bias, "
+    "int[] stride, int[] delta, bool relu, Tensor? residual=None) -> Tensor",
 )
-LIBRARY_PATH = Path(__file__).parent / "_asl.so"
+LIBRARY_PATH = Path(os.environ.get("ASLCONVERT_KERNELS") or Path(__file__).parent / "_asl.so")
+"""The shared library; the variable names another build of it, as a sanitizer's run needs."""
 DISABLE_VARIABLE = "ASLCONVERT_NO_NATIVE"
 
 
@@ -57,6 +61,28 @@ if not _NATIVE:
 _LIBRARY.impl("active_shift", reference.active_shift, "CompositeExplicitAutograd")
 _LIBRARY.impl("active_shift_backward", reference.active_shift_backward, "CompositeExplicitAutograd")
 _LIBRARY.impl("shift_pointwise", reference.shift_pointwise, "CompositeExplicitAutograd")
+_LIBRARY.impl("pack_pointwise", reference.pack_pointwise, "CompositeExplicitAutograd")
+
+
+def _shift_pointwise_packed(
+    x: Tensor,
+    shift: Tensor,
+    source: Tensor | None,
+    packed: Tensor,
+    out_channels: int,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    delta: Sequence[int],
+    relu: bool,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """Devices without packed kernels of their own take the plain op."""
+    weight = reference.unpack_pointwise(packed, out_channels)
+    y: Tensor = torch.ops.asl.shift_pointwise(x, shift, source, weight, bias, stride, delta, relu, residual)
+    return y
+
+
+_LIBRARY.impl("shift_pointwise_packed", _shift_pointwise_packed, "CompositeExplicitAutograd")
 
 
 def is_native() -> bool:
@@ -95,6 +121,7 @@ def _active_shift_backward_fake(
     need_shift: bool,
 ) -> tuple[Tensor, Tensor]:
     reference.check_metadata(x, shift, source, stride, delta)
+    reference.check_grad(grad, x, shift, stride, delta)
     grad_input = (
         torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=reference.memory_format_of(x))
         if need_input
@@ -113,11 +140,35 @@ def _shift_pointwise_fake(
     stride: Sequence[int],
     delta: Sequence[int],
     relu: bool,
+    residual: Tensor | None = None,
 ) -> Tensor:
     reference.check_metadata(x, shift, source, stride, delta)
-    reference.check_pointwise(x, shift, weight, bias)
-    shape = (x.shape[0], weight.shape[0], *reference.output_size(x.shape[2:], stride, delta))
+    shape = (x.shape[0], *weight.shape[:1], *reference.output_size(x.shape[2:], stride, delta))
+    reference.check_pointwise(x, shift, weight, bias, residual, shape)
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=reference.memory_format_of(x))
+
+
+@torch.library.register_fake("asl::pack_pointwise", lib=_LIBRARY)
+def _pack_pointwise_fake(weight: Tensor) -> Tensor:
+    return weight.new_empty(reference.packed_shape(weight))
+
+
+@torch.library.register_fake("asl::shift_pointwise_packed", lib=_LIBRARY)
+def _shift_pointwise_packed_fake(
+    x: Tensor,
+    shift: Tensor,
+    source: Tensor | None,
+    packed: Tensor,
+    out_channels: int,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    delta: Sequence[int],
+    relu: bool,
+    residual: Tensor | None = None,
+) -> Tensor:
+    weight = reference.unpack_pointwise(packed, out_channels)
+    y: Tensor = _shift_pointwise_fake(x, shift, source, weight, bias, stride, delta, relu, residual)
+    return y
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -182,8 +233,11 @@ def shift_pointwise(
     stride: Sequence[int] | None = None,
     delta: Sequence[int] | None = None,
     relu: bool = False,
+    residual: Tensor | None = None,
 ) -> Tensor:
-    """The fused inference op: relu(weight . active_shift(x) + bias); weight [C_out, K], bias [C_out].
+    """The fused inference op: relu(weight . active_shift(x) + bias + residual).
+
+    weight is [C_out, K], bias [C_out], residual [N, C_out, *out]; the last two may be None.
 
     Returns:
         [N, C_out, *out] in x's type and memory format.
@@ -193,7 +247,7 @@ def shift_pointwise(
         NotImplementedError: a gradient would be needed; the op is for inference.
     """
     # The op itself has no autograd kernel: torch's Python one would cost as much as a small layer on every call.
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, shift, weight, bias)):
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, shift, weight, bias, residual)):
         raise NotImplementedError("shift_pointwise is for inference; train with active_shift and a 1x1 convolution")
     axes = x.dim() - 2
     y: Tensor = torch.ops.asl.shift_pointwise(
@@ -205,5 +259,6 @@ def shift_pointwise(
         list(stride or [1] * axes),
         list([-1] * axes if delta is None else delta),
         relu,
+        residual,
     )
     return y

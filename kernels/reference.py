@@ -12,6 +12,8 @@ from torch import Tensor
 AxisTaps = tuple[Tensor, Tensor]
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+# Far past any real image; the native kernels refuse more, so that no index computation can overflow.
+_LARGEST = 2**31
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -44,6 +46,8 @@ def check_metadata(
 
     dims = x.dim() - 2
     check(1 <= dims <= 3, f"x must be [N, C, *spatial] with 1 to 3 spatial axes, got {x.dim()} dims")
+    beside = [shift] if source is None else [shift, source]
+    check(all(t.device == x.device for t in beside), f"x, shift and source must be on one device, x is on {x.device}")
     check(x.dtype in _DTYPES, f"x must be float32, float64 or bfloat16, got {x.dtype}")
     check(shift.dim() == 2 and shift.shape[1] == dims, f"shift must be [K, {dims}], got {list(shift.shape)}")
     check(shift.dtype in _DTYPES, f"shift must be float32, float64 or bfloat16, got {shift.dtype}")
@@ -59,9 +63,17 @@ def check_metadata(
             f"source must be [K] with K = {shift.shape[0]}, got {list(source.shape)}",
         )
     check(len(stride) == dims and len(delta) == dims, f"stride and delta need one entry per spatial axis ({dims})")
-    check(all(step >= 1 for step in stride), f"stride must be at least 1, got {list(stride)}")
+    check(all(1 <= step < _LARGEST for step in stride), f"stride must be at least 1, got {list(stride)}")
     for size, extra in zip(x.shape[2:], delta, strict=True):
+        check(size < _LARGEST and abs(extra) < _LARGEST, f"size {size} with delta {extra} is too large")
         check(size + extra >= 0, f"the output would be empty: size {size} with delta {extra}")
+
+
+def check_grad(grad: Tensor, x: Tensor, shift: Tensor, stride: Sequence[int], delta: Sequence[int]) -> None:
+    """Raises RuntimeError where the upstream gradient is not like the output."""
+    shape = [x.shape[0], shift.shape[0], *output_size(x.shape[2:], stride, delta)]
+    if list(grad.shape) != shape or grad.dtype != x.dtype or grad.device != x.device:
+        raise RuntimeError(f"active shift: grad must be {shape} of x's type and device")
 
 
 def check_values(x: Tensor, shift: Tensor, source: Tensor | None) -> None:
@@ -181,8 +193,7 @@ def active_shift_backward(
     check_metadata(x, shift, source, stride, delta)
     check_values(x, shift, source)
     out = output_size(x.shape[2:], stride, delta)
-    if list(grad.shape) != [x.shape[0], shift.shape[0], *out] or grad.dtype != x.dtype:
-        raise RuntimeError(f"active shift: grad must be {[x.shape[0], shift.shape[0], *out]} of x's type")
+    check_grad(grad, x, shift, stride, delta)
     dtype = compute_dtype(x.dtype)
     rows = _rows(x, source)
     base, fraction = _split(shift, dtype)
@@ -208,8 +219,41 @@ def active_shift_backward(
     return grad_input, grad_shift
 
 
-def check_pointwise(x: Tensor, shift: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """Raises RuntimeError where the 1x1 weight or bias does not fit the rows of shift or x's type."""
+PACK = 16
+"""Output channels that lie together in a packed weight."""
+
+
+def packed_shape(weight: Tensor) -> tuple[int, int, int]:
+    """The shape of `pack_pointwise(weight)`; RuntimeError where weight is not [C_out, K]."""
+    if weight.dim() != 2:
+        raise RuntimeError(f"pack pointwise: weight must be [C_out, K], got {list(weight.shape)}")
+    return (weight.shape[0] + PACK - 1) // PACK, weight.shape[1], PACK
+
+
+def pack_pointwise(weight: Tensor) -> Tensor:
+    """[C_out, K] as [ceil(C_out / 16), K, 16], padded with zeros: the order in which the CPU kernel reads it."""
+    blocks, rows, _ = packed_shape(weight)
+    padded = weight.new_zeros(blocks * PACK, rows)
+    padded[: weight.shape[0]] = weight
+    return padded.view(blocks, PACK, rows).transpose(1, 2).contiguous()
+
+
+def unpack_pointwise(packed: Tensor, out_channels: int) -> Tensor:
+    """[C_out, K] of a packed weight; RuntimeError where its shape cannot hold `out_channels`."""
+    if packed.dim() != 3 or packed.shape[2] != PACK or packed.shape[0] != (out_channels + PACK - 1) // PACK:
+        raise RuntimeError(
+            f"shift pointwise: packed must be [ceil({out_channels} / {PACK}), K, {PACK}], got {list(packed.shape)}"
+        )
+    return packed.transpose(1, 2).reshape(packed.shape[0] * PACK, packed.shape[1])[:out_channels]
+
+
+def check_pointwise(
+    x: Tensor, shift: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, shape: Sequence[int]
+) -> None:
+    """Raises RuntimeError where weight, bias or residual does not fit the rows of shift, x's type or the output."""
+    for tensor in (weight, bias, residual):
+        if tensor is not None and tensor.device != x.device:
+            raise RuntimeError(f"shift pointwise: all must be on x's device, {x.device}, not {tensor.device}")
     if weight.dim() != 2 or weight.shape[1] != shift.shape[0] or weight.dtype != x.dtype:
         raise RuntimeError(
             f"shift pointwise: weight must be [C_out, {shift.shape[0]}] of x's type, "
@@ -218,6 +262,10 @@ def check_pointwise(x: Tensor, shift: Tensor, weight: Tensor, bias: Tensor | Non
     if bias is not None and (bias.dim() != 1 or bias.shape[0] != weight.shape[0] or bias.dtype != x.dtype):
         raise RuntimeError(
             f"shift pointwise: bias must be [{weight.shape[0]}] of x's type, got {list(bias.shape)} {bias.dtype}"
+        )
+    if residual is not None and (tuple(residual.shape) != tuple(shape) or residual.dtype != x.dtype):
+        raise RuntimeError(
+            f"shift pointwise: residual must be {list(shape)} of x's type, got {list(residual.shape)} {residual.dtype}"
         )
 
 
@@ -230,24 +278,31 @@ def shift_pointwise(
     stride: Sequence[int],
     delta: Sequence[int],
     relu: bool,
+    residual: Tensor | None = None,
 ) -> Tensor:
-    """weight . active_shift(x) + bias, then ReLU where asked; weight is [C_out, K], bias [C_out] or None.
+    """weight . active_shift(x) + bias + residual, then ReLU where asked; bias and residual may be None.
+
+    Args:
+        weight: [C_out, K].
+        bias: [C_out].
+        residual: [N, C_out, *out].
 
     Returns:
         [N, C_out, *out] in x's type and memory format.
     """
     check_metadata(x, shift, source, stride, delta)
     check_values(x, shift, source)
-    check_pointwise(x, shift, weight, bias)
     out = output_size(x.shape[2:], stride, delta)
+    shape = (x.shape[0], *weight.shape[:1], *out)
+    check_pointwise(x, shift, weight, bias, residual, shape)
     dtype = compute_dtype(x.dtype)
     panel = _sample(x, _rows(x, source), _sample_taps(*_split(shift, dtype)), out, stride)
-    result = torch.matmul(weight.to(dtype), panel)
+    result = torch.matmul(weight.to(dtype), panel).view(shape)
     if bias is not None:
-        result = result + bias.to(dtype)[:, None]
+        result = result + bias.to(dtype).view(-1, *[1] * len(out))
+    if residual is not None:
+        result = result + residual.to(dtype)
     if relu:
         result = result.relu()
-    y = torch.empty(
-        (x.shape[0], weight.shape[0], *out), dtype=x.dtype, device=x.device, memory_format=memory_format_of(x)
-    )
-    return y.copy_(result.view(y.shape))
+    y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format_of(x))
+    return y.copy_(result)

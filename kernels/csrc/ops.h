@@ -18,7 +18,11 @@ constexpr const char* kActiveShiftBackwardSchema =
     "bool need_input, bool need_shift) -> (Tensor, Tensor)";
 constexpr const char* kShiftPointwiseSchema =
     "shift_pointwise(Tensor x, Tensor shift, Tensor? source, Tensor weight, Tensor? bias, int[] stride, int[] delta, "
-    "bool relu) -> Tensor";
+    "bool relu, Tensor? residual=None) -> Tensor";
+constexpr const char* kPackPointwiseSchema = "pack_pointwise(Tensor weight) -> Tensor";
+constexpr const char* kShiftPointwisePackedSchema =
+    "shift_pointwise_packed(Tensor x, Tensor shift, Tensor? source, Tensor packed, int out_channels, Tensor? bias, "
+    "int[] stride, int[] delta, bool relu, Tensor? residual=None) -> Tensor";
 
 Tensor active_shift(Tensor x,                      // [N, C, *spatial]
                     Tensor shift,                  // [K, D]
@@ -37,6 +41,12 @@ Tensor shift_pointwise(Tensor x,                      // [N, C, *spatial]
                        std::optional<Tensor> source,  // [K]
                        Tensor weight,                 // [C_out, K]
                        std::optional<Tensor> bias,    // [C_out]
-                       std::vector<int64_t> stride, std::vector<int64_t> delta, bool relu);
+                       std::vector<int64_t> stride, std::vector<int64_t> delta, bool relu,
+                       std::optional<Tensor> residual);  // [N, C_out, *out]
+
+Tensor shift_pointwise_packed(Tensor x, Tensor shift, std::optional<Tensor> source,
+                              Tensor packed,  // [C_out / 16 rounded up, K, 16]
+                              int64_t out_channels, std::optional<Tensor> bias, std::vector<int64_t> stride,
+                              std::vector<int64_t> delta, bool relu, std::optional<Tensor> residual);
 
 }  // namespace asl

@@ -16,6 +16,8 @@ using torch::headeronly::ScalarType;
 
 // Far past any real image, and small enough that no index computation can overflow.
 constexpr int64_t kLargest = int64_t{1} << 31;
+// An expanded shift can claim any number of rows without having memory for them; the plan of each is laid out.
+constexpr int64_t kMostRows = int64_t{1} << 24;
 
 std::string text(const Tensor& tensor) {
   std::ostringstream out;
@@ -45,6 +47,22 @@ bool is_channels_last(const Tensor& x) {
   return matches(0);
 }
 
+void check_addends(const Problem& problem, const Tensor& x, int64_t out_channels, const std::optional<Tensor>& bias,
+                   const std::optional<Tensor>& residual) {
+  if (bias.has_value()) {
+    STD_TORCH_CHECK(bias->device() == x.device() && bias->dim() == 1 && bias->size(0) == out_channels &&
+                        bias->scalar_type() == x.scalar_type(),
+                    "shift pointwise: bias must be [", out_channels, "] of x's type, got ", text(*bias));
+  }
+  if (residual.has_value()) {
+    const std::vector<int64_t> expected = problem.output_shape(out_channels);
+    bool same = residual->device() == x.device() && residual->scalar_type() == x.scalar_type() &&
+                residual->dim() == static_cast<int64_t>(expected.size());
+    for (size_t d = 0; same && d < expected.size(); ++d) same = residual->size(d) == expected[d];
+    STD_TORCH_CHECK(same, "shift pointwise: residual must have the output's shape and type, got ", text(*residual));
+  }
+}
+
 MemoryFormat last_format(int dims) { return dims == 2 ? MemoryFormat::ChannelsLast : MemoryFormat::ChannelsLast3d; }
 
 }  // namespace
@@ -70,13 +88,15 @@ Problem check(const Tensor& x, const Tensor& shift, const std::optional<Tensor>&
   problem.batch = x.size(0);
   problem.channels = x.size(1);
   problem.rows = shift.size(0);
+  STD_TORCH_CHECK(problem.rows <= kMostRows, "active shift: shift has ", problem.rows, " rows, more than 2^24");
   STD_TORCH_CHECK(static_cast<int>(stride.size()) == dims && static_cast<int>(delta.size()) == dims,
                   "active shift: stride and delta need one entry per spatial axis (", dims, ")");
   for (int d = 0; d < 3; ++d) problem.extent.size[d] = problem.extent.out[d] = problem.extent.stride[d] = 1;
   for (int d = 0; d < dims; ++d) {
     const int axis = 3 - dims + d;
     const int64_t size = x.size(d + 2);
-    STD_TORCH_CHECK(stride[d] >= 1 && stride[d] < kLargest, "active shift: stride must be at least 1, got ", stride[d]);
+    STD_TORCH_CHECK(stride[d] >= 1 && stride[d] < kLargest,
+                    "active shift: stride must be at least 1 and below 2^31, got ", stride[d]);
     STD_TORCH_CHECK(size < kLargest && delta[d] > -kLargest && delta[d] < kLargest,
                     "active shift: size ", size, " with delta ", delta[d], " is too large");
     STD_TORCH_CHECK(size + delta[d] >= 0, "active shift: the output would be empty: size ", size, " with delta ",
@@ -117,15 +137,24 @@ void check_grad(const Problem& problem, const Tensor& grad, const Tensor& x) {
   STD_TORCH_CHECK(same, "active shift: grad must have the output's shape and type, got ", text(grad));
 }
 
-void check_pointwise(const Problem& problem, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
-  STD_TORCH_CHECK(weight.is_cpu() && weight.dim() == 2 && weight.size(1) == problem.rows &&
+void check_pointwise(const Problem& problem, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                     const std::optional<Tensor>& residual) {
+  STD_TORCH_CHECK(weight.device() == x.device() && weight.dim() == 2 && weight.size(1) == problem.rows &&
                       weight.scalar_type() == x.scalar_type(),
                   "shift pointwise: weight must be [C_out, ", problem.rows, "] of x's type, got ", text(weight));
-  if (bias.has_value()) {
-    STD_TORCH_CHECK(bias->is_cpu() && bias->dim() == 1 && bias->size(0) == weight.size(0) &&
-                        bias->scalar_type() == x.scalar_type(),
-                    "shift pointwise: bias must be [", weight.size(0), "] of x's type, got ", text(*bias));
-  }
+  check_addends(problem, x, weight.size(0), bias, residual);
+}
+
+void check_packed(const Problem& problem, const Tensor& x, const Tensor& packed, int64_t out_channels,
+                  const std::optional<Tensor>& bias, const std::optional<Tensor>& residual) {
+  STD_TORCH_CHECK(out_channels >= 0 && out_channels < kLargest,
+                  "shift pointwise: out_channels must not be negative, got ", out_channels);
+  STD_TORCH_CHECK(packed.device() == x.device() && packed.dim() == 3 && packed.size(0) == (out_channels + 15) / 16 &&
+                      packed.size(1) == problem.rows && packed.size(2) == 16 &&
+                      packed.scalar_type() == x.scalar_type(),
+                  "shift pointwise: packed must be [", (out_channels + 15) / 16, ", ", problem.rows,
+                  ", 16] of x's type, got ", text(packed));
+  check_addends(problem, x, out_channels, bias, residual);
 }
 
 Tensor row_major(const Tensor& x) { return x.is_contiguous() ? x : torch::stable::contiguous(x); }

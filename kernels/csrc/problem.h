@@ -30,7 +30,13 @@ Problem check(const Tensor& x, const Tensor& shift, const std::optional<Tensor>&
 
 void check_grad(const Problem& problem, const Tensor& grad, const Tensor& x);
 
-void check_pointwise(const Problem& problem, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias);
+// weight [C_out, rows], bias [C_out], residual like the output.
+void check_pointwise(const Problem& problem, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                     const std::optional<Tensor>& residual);
+
+// packed [C_out / 16 rounded up, rows, 16].
+void check_packed(const Problem& problem, const Tensor& x, const Tensor& packed, int64_t out_channels,
+                  const std::optional<Tensor>& bias, const std::optional<Tensor>& residual);
 
 // The copy in plain row-major order, or the tensor itself.
 Tensor row_major(const Tensor& x);

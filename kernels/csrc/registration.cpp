@@ -11,12 +11,15 @@ STABLE_TORCH_LIBRARY(asl, m) {
   m.def(asl::kActiveShiftSchema);
   m.def(asl::kActiveShiftBackwardSchema);
   m.def(asl::kShiftPointwiseSchema);
+  m.def(asl::kPackPointwiseSchema);
+  m.def(asl::kShiftPointwisePackedSchema);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(asl, CPU, m) {
   m.impl("active_shift", TORCH_BOX(&asl::active_shift));
   m.impl("active_shift_backward", TORCH_BOX(&asl::active_shift_backward));
   m.impl("shift_pointwise", TORCH_BOX(&asl::shift_pointwise));
+  m.impl("shift_pointwise_packed", TORCH_BOX(&asl::shift_pointwise_packed));
 }
 
 extern "C" __attribute__((visibility("default"))) const char* asl_build_info() {

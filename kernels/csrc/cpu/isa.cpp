@@ -1,6 +1,6 @@
 // Chooses the copy of the inner loops that this machine can run.
-#include "blocks.h"
 #include "loops.h"
+#include "tile_isa.h"
 
 #include <cstdlib>
 #include <cstring>
@@ -10,8 +10,7 @@ namespace asl {
 #define ASL_DECLARE(isa)                           \
   extern const Loops<float> float_loops_##isa;     \
   extern const Loops<double> double_loops_##isa;   \
-  extern const Loops<BFloat16> bfloat16_loops_##isa; \
-  extern const SampleBlock sample_block_##isa;
+  extern const Loops<BFloat16> bfloat16_loops_##isa;
 ASL_DECLARE(base)
 #ifdef ASL_X86_LEVELS
 ASL_DECLARE(v3)
@@ -52,12 +51,16 @@ const char* isa_name() {
 #endif
 }
 
-SampleBlock sample_block() {
+const Tiles& tiles() {
+  // A tile is a whole number of pieces of the product (tile_multiply.cpp).
 #ifdef ASL_X86_LEVELS
-  return kIsa == Isa::v4 ? sample_block_v4 : kIsa == Isa::v3 ? sample_block_v3 : sample_block_base;
+  static const Tiles chosen = kIsa == Isa::v4   ? Tiles{14, tile_sample_v4, tile_multiply_v4}
+                              : kIsa == Isa::v3 ? Tiles{12, tile_sample_v3, tile_multiply_v3}
+                                                : Tiles{12, tile_sample_base, tile_multiply_base};
 #else
-  return sample_block_base;
+  static const Tiles chosen{12, tile_sample_base, tile_multiply_base};
 #endif
+  return chosen;
 }
 
 #ifdef ASL_X86_LEVELS

@@ -1,5 +1,5 @@
-// The fused op in channels_last: a panel of shifted pixels that stays in cache, then the library's matrix product
-// straight into the output, which has the product's own layout.
+// The fused op in channels_last: the image is walked in tiles of a few pixels, each strip from top to bottom, so that
+// the image rows under a tile are in the first-level cache when the next tile reads them again.
 #include "pointwise_last.h"
 
 #include <algorithm>
@@ -7,11 +7,10 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "../rows.h"
-#include "blocks.h"
-#include "gemm.h"
-#include "loops.h"
+#include "channel_blocks.h"
 #include "panel.h"
 #include "remember.h"
+#include "tiles.h"
 
 namespace asl {
 namespace {
@@ -19,167 +18,176 @@ namespace {
 using torch::headeronly::ScalarType;
 
 thread_local Scratch panel_scratch;
-thread_local Scratch gather_scratch;
-
-// False where the rows' offsets along the axis lie too far apart.
-bool gather_axis(AxisTaps& taps, const RowShift<float>* rows, int64_t count, int axis, const Extent& extent) {
-  // Offsets in [lowest, beyond) reach the image from some output pixel.
-  const int64_t lowest = 1 - extent.out[axis], beyond = extent.size[axis];
-  int64_t first = beyond, last = lowest - 1;
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t low = rows[i].base[axis], high = low + (rows[i].fraction[axis] != 0.0f);
-    const bool reads = high >= lowest && low < beyond;
-    first = reads ? std::min(first, low) : first;
-    last = reads ? std::max(last, high) : last;
-  }
-  first = std::max(first, lowest);
-  last = std::min(last, beyond - 1);
-  taps = AxisTaps{};
-  if (first > last) return true;
-  if (last - first >= kMostTaps) return false;
-  taps.first = first;
-  taps.count = last - first + 1;
-  const auto put = [&](int64_t tap, int64_t i, float weight) {
-    // No branch on the shift: whole and half pixels alternate without a pattern. What is not wanted goes to the spare.
-    const int64_t to = weight != 0.0f && tap >= 0 && tap < taps.count ? tap : kMostTaps;
-    taps.weight[to][i] = weight;
-  };
-  for (int64_t i = 0; i < count; ++i) {
-    put(rows[i].base[axis] - first, i, 1.0f - rows[i].fraction[axis]);
-    put(rows[i].base[axis] - first + 1, i, rows[i].fraction[axis]);
-  }
-  return true;
-}
-
-struct Plan {
-  bool fits;
-  std::vector<ChannelBlock> blocks;
-  size_t bytes() const { return blocks.size() * sizeof(ChannelBlock); }
-};
-
-Plan make_plan(const Problem& problem, const std::vector<RowShift<float>>& shifts) {
-  Plan plan{true, std::vector<ChannelBlock>((problem.rows + kBlock - 1) / kBlock)};
-  for (size_t b = 0; b < plan.blocks.size(); ++b) {
-    const int64_t first = static_cast<int64_t>(b) * kBlock, count = std::min(kBlock, problem.rows - first);
-    plan.fits = plan.fits && gather_axis(plan.blocks[b].y, shifts.data() + first, count, 1, problem.extent) &&
-                gather_axis(plan.blocks[b].x, shifts.data() + first, count, 2, problem.extent);
-  }
-  return plan;
-}
-
-bool consecutive_blocks(const Problem& problem) {
-  for (int64_t k = 1; k < problem.rows; ++k) {
-    if (k % kBlock != 0 && problem.source[k] != problem.source[k - 1] + 1) return false;
-  }
-  return true;
-}
+thread_local Scratch weight_scratch;
+thread_local Scratch bias_scratch;
 
 bool applies(const Problem& problem, const Tensor& x) {
-  const Extent& extent = problem.extent;
   return problem.channels_last && x.scalar_type() == ScalarType::Float && problem.dims == 2 && problem.rows > 0 &&
-         extent.stride[1] == 1 && extent.stride[2] == 1;
+         problem.channels <= INT32_MAX;
 }
 
-// The image rows that output rows [first, last) read, by all blocks together.
-struct Band {
-  int64_t first, last;
-};
-Band band_of(const std::vector<ChannelBlock>& blocks, const Extent& extent, int64_t first, int64_t last) {
-  Band band{extent.size[1], 0};
-  for (const ChannelBlock& block : blocks) {
-    if (block.y.count == 0) continue;
-    band.first = std::min(band.first, first + block.y.first);
-    band.last = std::max(band.last, last - 1 + block.y.first + block.y.count);
+// How an image is cut into tiles of nearly the same size; they count down each strip, strip by strip.
+struct Grid {
+  int64_t height, width;    // of a tile
+  int64_t strips, per_strip;
+  const Extent& extent;
+
+  Grid(const Extent& extent, int64_t pixels) : extent(extent) {
+    const int64_t out_height = extent.out[1], out_width = extent.out[2];
+    strips = (out_width + pixels - 1) / pixels;
+    width = (out_width + strips - 1) / strips;
+    strips = (out_width + width - 1) / width;
+    // Narrow images: several of their rows make a tile.
+    height = strips > 1 ? 1 : std::min(out_height, std::max<int64_t>(pixels / width, 1));
+    per_strip = (out_height + height - 1) / height;
+    height = (out_height + per_strip - 1) / per_strip;
+    per_strip = (out_height + height - 1) / height;
   }
-  band.first = std::max<int64_t>(band.first, 0);
-  band.last = std::max(band.first, std::min(band.last, extent.size[1]));
-  return band;
+  int64_t count() const { return strips * per_strip; }
+  Tile tile(int64_t index) const {
+    const int64_t x0 = index / per_strip * width, y0 = index % per_strip * height;
+    return {y0, x0, std::min(height, extent.out[1] - y0), std::min(width, extent.out[2] - x0)};
+  }
+};
+
+// A weight that does not fit into the first-level cache is read once for several tiles.
+int64_t tiles_together(int64_t weight_bytes, int64_t panel_bytes) {
+  constexpr int64_t kSmall = 128 * 1024, kLarge = 1024 * 1024, kPanels = 256 * 1024;
+  const int64_t wanted = weight_bytes <= kSmall ? 1 : weight_bytes <= kLarge ? 4 : 8;
+  return std::clamp<int64_t>(kPanels / std::max<int64_t>(panel_bytes, 1), 1, wanted);
+}
+
+struct Layer {
+  const BlockPlan& plan;
+  const Grid& grid;
+  Image image;        // the first of the batch
+  int64_t image_step, output_step;
+  Product product;    // what all tiles share
+  const Tiles& tiles;
+
+  // Image rows that only the tile after next will read; nothing where the strip ends.
+  void look_ahead(Product& job, const Image& of, const Tile& tile, int64_t together) const {
+    const Extent& extent = of.extent;
+    const int64_t step = tile.height * extent.stride[1];
+    const int64_t last = (tile.y0 + tile.height - 1 + together * tile.height) * extent.stride[1] + plan.lowest_row;
+    const int64_t first = grid.strips > 1 ? last : last - step + 1;
+    const int64_t begin = std::max<int64_t>(0, (tile.x0 - 1) * extent.stride[2]);
+    const int64_t columns = std::min(extent.size[2] - begin, (tile.width + 2) * extent.stride[2]);
+    const bool there = first >= 0 && last < extent.size[1] && columns > 0;
+    job.ahead = reinterpret_cast<const char*>(of.data + (there ? (first * extent.size[2] + begin) * of.channels : 0));
+    job.ahead_bytes = there ? ((last - first) * extent.size[2] + columns) * of.channels * 4 : 0;
+  }
+
+  // Tiles [first, last) of the batch, output channels [sixteen * from, sixteen * to).
+  void run(int64_t first, int64_t last, int64_t from, int64_t to) const {
+    const int64_t blocks = static_cast<int64_t>(plan.blocks.size());
+    const int64_t panel_size = blocks * tiles.pixels * kBlock;
+    const int64_t weight_bytes = (to - from) * kBlock * product.rows * static_cast<int64_t>(sizeof(float));
+    const int64_t panel_bytes = panel_size * static_cast<int64_t>(sizeof(float));
+    const int64_t together = tiles_together(weight_bytes, panel_bytes);
+    float* panels = static_cast<float*>(panel_scratch.get(together * panel_bytes));
+    int64_t at[8][kTile];
+    Product jobs[8];
+    for (int64_t begin = first; begin < last; begin += together) {
+      const int64_t count = std::min(together, last - begin);
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t n = (begin + i) / grid.count();
+        const Tile tile = grid.tile((begin + i) % grid.count());
+        Image here = image;
+        here.data += n * image_step;
+        float* panel = panels + i * panel_size;
+        for (int64_t b = 0; b < blocks; ++b) {
+          tiles.sample(panel + b * tiles.pixels * kBlock, here, plan.blocks[static_cast<size_t>(b)], tile);
+        }
+        Product& job = jobs[i] = product;
+        job.panel = panel;
+        job.at = at[i];
+        job.pixels = tile.height * tile.width;
+        int64_t* to = at[i];
+        for (int64_t y = 0; y < tile.height; ++y) {
+          const int64_t row = (tile.y0 + y) * image.extent.out[2] + tile.x0;
+          for (int64_t x = 0; x < tile.width; ++x) *to++ = n * output_step + (row + x) * job.out_channels;
+        }
+        look_ahead(job, here, tile, together);
+      }
+      if (count == 1) {
+        tiles.multiply(jobs[0], from, to);
+        continue;
+      }
+      for (int64_t block = from; block < to; block += 2) {
+        for (int64_t i = 0; i < count; ++i) {
+          tiles.multiply(jobs[i], block, std::min(to, block + 2));
+          jobs[i].ahead_bytes = 0;
+        }
+      }
+    }
+  }
+};
+
+const float* packed_weight(const PointwiseWeight& weight, int64_t rows, Tensor& kept) {
+  if (weight.packed != nullptr) {
+    kept = row_major(*weight.packed);
+    return static_cast<const float*>(kept.data_ptr());
+  }
+  const int64_t blocks = (weight.out_channels + kBlock - 1) / kBlock;
+  float* packed = static_cast<float*>(weight_scratch.get(blocks * rows * kBlock * static_cast<int64_t>(sizeof(float))));
+  const Tensor& plain = *weight.plain;
+  pack_weight(packed, static_cast<const float*>(plain.data_ptr()), plain.stride(0), plain.stride(1),
+              weight.out_channels, rows);
+  return packed;
 }
 
 }  // namespace
 
-bool pointwise_last(const Problem& problem, const Tensor& x, const Tensor& shift, const Tensor& weight,
-                    const std::optional<Tensor>& bias, bool relu, const Tensor& output) {
+bool pointwise_last(const Problem& problem, const Tensor& x, const Tensor& shift, const PointwiseWeight& weight,
+                    const Addends& addends, const Tensor& output) {
   if (!applies(problem, x)) return false;
-  const int64_t rows = problem.rows, out_channels = weight.size(0), count = (rows + kBlock - 1) / kBlock;
-  const std::shared_ptr<const Plan> plan =
-      remembered<Plan>(problem, shift, [&] { return make_plan(problem, split_shifts<float>(problem, shift)); });
+  const std::shared_ptr<const BlockPlan> plan =
+      remembered<BlockPlan>(problem, shift, [&] { return plan_blocks(problem, split_shifts<float>(problem, shift)); });
   if (!plan->fits) return false;
-  const std::vector<ChannelBlock>& blocks = plan->blocks;
   const Extent& extent = problem.extent;
-  const int64_t pixels = extent.pixels(), out_pixels = extent.out_pixels(), all = problem.batch * out_pixels;
-  if (all * out_channels == 0) return true;
+  const int64_t out_channels = weight.out_channels, out_pixels = extent.out_pixels();
+  if (problem.batch * out_pixels * out_channels == 0) return true;
 
-  const bool turned = weight.stride(0) == 1 && weight.stride(1) == out_channels;
-  const Tensor plain = turned ? weight : row_major(weight);
-  const Tensor right =
-      as_tensor({plain.data_ptr(), rows, out_channels, turned ? out_channels : 1, turned ? 1 : rows}, x.scalar_type());
-  const float* from = static_cast<const float*>(x.data_ptr());
-  float* to = static_cast<float*>(output.data_ptr());
-  const float* bias_data = bias.has_value() ? static_cast<const float*>(bias->data_ptr()) : nullptr;
-  const SampleBlock sample = sample_block();
-  const Loops<float>& loop = loops<float>();
-  const int64_t step = count * kBlock;
+  Product product{};
+  Tensor kept_weight = x, kept_residual = x;
+  product.weight = packed_weight(weight, problem.rows, kept_weight);
+  product.rows = problem.rows;
+  product.out_channels = out_channels;
+  product.output = static_cast<float*>(output.data_ptr());
+  const int64_t panels = (out_channels + kBlock - 1) / kBlock;
+  if (addends.bias.has_value()) {
+    float* bias = static_cast<float*>(bias_scratch.get(panels * kBlock * static_cast<int64_t>(sizeof(float))));
+    const float* from = static_cast<const float*>(addends.bias->data_ptr());
+    std::fill(std::copy(from, from + out_channels, bias), bias + panels * kBlock, 0.0f);
+    product.epilogue.bias = bias;
+  }
+  if (addends.residual.has_value()) {
+    kept_residual = to_problem_format(problem, *addends.residual);
+    product.epilogue.residual = static_cast<const float*>(kept_residual.data_ptr());
+  }
+  product.epilogue.relu = addends.relu;
 
-  const bool in_place = consecutive_blocks(problem);
-  const int64_t* source = problem.source.data();
-
-  // Copies every row's channel, for the image rows under output pixels [start, stop), so that blocks lie together;
-  // returns where the image would begin if it were copied as a whole.
-  const auto gather = [&](const float* image, int64_t start, int64_t stop, int64_t begin, int64_t end) {
-    const int64_t width = extent.size[2];
-    const Band band = band_of(blocks, extent, start / extent.out[2], (stop - 1) / extent.out[2] + 1);
-    const int64_t first = band.first * width, last = band.last * width;
-    float* copy =
-        static_cast<float*>(gather_scratch.get((last - first + 1) * step * static_cast<int64_t>(sizeof(float))));
-    const int64_t row_begin = begin * kBlock, row_end = std::min(rows, end * kBlock);
-    for (int64_t pixel = first; pixel < last; ++pixel) {
-      const float* src = image + pixel * problem.channels;
-      float* dst = copy + (pixel - first) * step;
-      for (int64_t k = row_begin; k < row_end; ++k) dst[k] = src[source[k]];
-    }
-    // As an integer: the pointer itself may lie before the copy, only pixels of the band are read through it.
-    return reinterpret_cast<const float*>(reinterpret_cast<intptr_t>(copy) -
-                                          first * step * static_cast<int64_t>(sizeof(float)));
-  };
-  // Pixels [first, last) of the whole batch, blocks [begin, end).
-  const auto fill = [&](float* panel, int64_t first, int64_t last, int64_t begin, int64_t end) {
-    for (int64_t at = first; at < last;) {
-      const int64_t n = at / out_pixels, start = at - n * out_pixels;
-      const int64_t stop = std::min(out_pixels, start + last - at);
-      const float* image = from + n * pixels * problem.channels;
-      if (!in_place) image = gather(image, start, stop, begin, end);
-      for (int64_t b = begin; b < end; ++b) {
-        const int64_t channel = in_place ? source[b * kBlock] : b * kBlock;
-        sample(panel + (at - first) * step + b * kBlock, step, image + channel, in_place ? problem.channels : step,
-               std::min(kBlock, rows - b * kBlock), blocks[b], extent, start, stop);
-      }
-      at += stop - start;
-    }
-  };
-  const auto work = [&](int64_t first, int64_t last, bool alone) {
-    float* panel = static_cast<float*>(panel_scratch.get((last - first) * step * static_cast<int64_t>(sizeof(float))));
-    if (alone) {
-      torch::stable::parallel_for(
-          0, count, 1, [&](int64_t begin, int64_t end) { fill(panel, first, last, begin, end); });
-    } else {
-      fill(panel, first, last, 0, count);
-    }
-    float* target = to + first * out_channels;
-    multiply(as_tensor({target, last - first, out_channels, out_channels, 1}, x.scalar_type()),
-             as_tensor({panel, last - first, rows, step, 1}, x.scalar_type()), right);
-    if (bias_data != nullptr || relu) loop.epilogue_last(target, bias_data, relu, last - first, out_channels);
-  };
-  const int64_t target = panel_pixels(rows, sizeof(float));
-  const int64_t panels = (all + target - 1) / target;
-  const int64_t each = (all + panels - 1) / panels;
-  if (panels < static_cast<int64_t>(torch::stable::get_num_threads())) {
-    // Too few panels to share out: the threads share the blocks and the library's product instead.
-    for (int64_t p = 0; p < panels; ++p) work(p * each, std::min(all, (p + 1) * each), true);
+  const Tiles& loops = tiles();
+  product.panel_pixels = loops.pixels;
+  const Grid grid(extent, loops.pixels);
+  const Image image{static_cast<const float*>(x.data_ptr()), problem.channels, extent};
+  const Layer layer{*plan, grid, image, extent.pixels() * problem.channels, out_pixels * out_channels, product, loops};
+  const int64_t all = problem.batch * grid.count();
+  const int64_t threads = static_cast<int64_t>(torch::stable::get_num_threads());
+  // Fewer multiply-adds than this are not worth another thread.
+  constexpr int64_t kWork = 1 << 19;
+  const int64_t work = loops.pixels * problem.rows * out_channels;
+  const int64_t pairs = (panels + 1) / 2;
+  if (all < 4 * threads && pairs >= threads) {
+    // Too few tiles to share out evenly: every thread samples all of them and makes its own output channels.
+    torch::stable::parallel_for(0, pairs, std::max<int64_t>(1, kWork * pairs / (work * all + 1)),
+                                [&](int64_t begin, int64_t end) {
+                                  layer.run(0, all, 2 * begin, std::min(panels, 2 * end));
+                                });
   } else {
-    torch::stable::parallel_for(0, panels, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t p = begin; p < end; ++p) work(p * each, std::min(all, (p + 1) * each), false);
-    });
+    torch::stable::parallel_for(0, all, std::max<int64_t>(1, kWork / (work + 1)),
+                                [&](int64_t begin, int64_t end) { layer.run(begin, end, 0, panels); });
   }
   return true;
 }

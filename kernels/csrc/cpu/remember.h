@@ -11,7 +11,7 @@
 
 namespace asl {
 
-// The plan that make() builds from the shifts and the image's extent (and from nothing else), or an equal one from an
+// The plan that make() builds from the shifts, the sources and the image's extent (and from nothing else), or an equal one from an
 // earlier call on this thread. What is compared is the values, so that a tensor changed in place is never mistaken.
 template <typename Plan, typename Make>
 std::shared_ptr<const Plan> remembered(const Problem& problem, const Tensor& shift, const Make& make) {
@@ -20,9 +20,11 @@ std::shared_ptr<const Plan> remembered(const Problem& problem, const Tensor& shi
     int64_t rows;
     Extent extent;
     std::vector<char> values;
+    int64_t channels;
+    std::vector<int64_t> source;
     std::shared_ptr<const Plan> plan;
   };
-  constexpr size_t kSlots = 64, kMostBytes = 128 * 1024;
+  constexpr size_t kSlots = 64, kMostBytes = 512 * 1024;
   thread_local std::array<Slot, kSlots> slots;
 
   if (!shift.is_contiguous() || problem.rows == 0) return std::make_shared<const Plan>(make());
@@ -33,12 +35,12 @@ std::shared_ptr<const Plan> remembered(const Problem& problem, const Tensor& shi
   if (slot.plan != nullptr && slot.type == shift.scalar_type() && slot.rows == problem.rows &&
       same(slot.extent.size, problem.extent.size) && same(slot.extent.out, problem.extent.out) &&
       same(slot.extent.stride, problem.extent.stride) &&
-      slot.values.size() == bytes && std::memcmp(slot.values.data(), data, bytes) == 0) {
+      slot.channels == problem.channels && slot.source == problem.source && slot.values.size() == bytes && std::memcmp(slot.values.data(), data, bytes) == 0) {
     return slot.plan;
   }
   auto plan = std::make_shared<const Plan>(make());
   if (plan->bytes() <= kMostBytes) {
-    slot = {shift.scalar_type(), problem.rows, problem.extent, {data, data + bytes}, plan};
+    slot = {shift.scalar_type(), problem.rows, problem.extent, {data, data + bytes}, problem.channels, problem.source, plan};
   }
   return plan;
 }

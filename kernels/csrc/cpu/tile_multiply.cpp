@@ -1,0 +1,157 @@
+// The product of a small panel of pixels and the packed weight: a tile of the output stays in registers while the
+// sums run over all rows, and leaves through the epilogue.
+#include "simd.h"
+#include "tile_isa.h"
+
+namespace asl {
+namespace {
+
+// The registers hold `pixels` x `panels` sums, the weights of one row and one broadcast pixel.
+#if defined(__AVX512F__)
+constexpr int kMostPixels = 14, kPanels = 2;
+#elif defined(__AVX2__) || defined(__aarch64__)
+constexpr int kMostPixels = 6, kPanels = 1;
+#else
+constexpr int kMostPixels = 3, kPanels = 1;
+#endif
+
+struct Piece {
+  const float* panel;
+  int64_t panel_step;  // from one block of rows to the next
+  const float* weight;
+  int64_t weight_step;  // from one block of output channels to the next
+  int64_t rows;
+  int64_t channel;  // first output channel
+  int64_t present;  // output channels
+  const char* ahead;
+  int64_t ahead_step;
+};
+
+template <int P, int N>
+ASL_INLINE void add_row(vec (&sum)[P][N * kParts], const float* pixel, const float* weight, int64_t weight_step) {
+  vec w[N * kParts];
+  for (int n = 0; n < N; ++n) {
+    for (int part = 0; part < kParts; ++part) w[n * kParts + part] = load(weight + n * weight_step + part * kLanes);
+  }
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p) {
+    const float value = pixel[p * kBlock];
+#pragma GCC unroll 16
+    for (int v = 0; v < N * kParts; ++v) sum[p][v] += value * w[v];
+  }
+}
+
+// Bias and residual come first: after the sums every register is taken.
+template <int P, int N>
+ASL_INLINE void begin_sums(vec (&sum)[P][N * kParts], const Piece& piece, const Product& product, const int64_t* at) {
+  const Epilogue& epilogue = product.epilogue;
+  const unsigned long bytes = static_cast<unsigned long>(piece.present) * sizeof(float);
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 16
+    for (int v = 0; v < N * kParts; ++v) {
+      sum[p][v] = epilogue.bias != nullptr ? load(epilogue.bias + piece.channel + v * kLanes) : vec{};
+    }
+    if (epilogue.residual == nullptr) continue;
+    const float* residual = epilogue.residual + at[p] + piece.channel;
+    float part[N * kBlock];
+    if (piece.present != N * kBlock) residual = static_cast<float*>(__builtin_memcpy(part, residual, bytes));
+#pragma GCC unroll 16
+    for (int v = 0; v < N * kParts; ++v) sum[p][v] += load(residual + v * kLanes);
+  }
+}
+
+template <int P, int N>
+ASL_INLINE void put_sums(const vec (&sum)[P][N * kParts], const Piece& piece, const Product& product,
+                         const int64_t* at) {
+  const unsigned long bytes = static_cast<unsigned long>(piece.present) * sizeof(float);
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p) {
+    float* dst = product.output + at[p] + piece.channel;
+    if (piece.present == N * kBlock) {
+#pragma GCC unroll 16
+      for (int v = 0; v < N * kParts; ++v) save(dst + v * kLanes, sum[p][v]);
+    } else {
+      float part[N * kBlock];
+#pragma GCC unroll 16
+      for (int v = 0; v < N * kParts; ++v) save(part + v * kLanes, sum[p][v]);
+      __builtin_memcpy(dst, part, bytes);
+    }
+  }
+}
+
+template <int P, int N>
+void multiply_piece(const Piece& piece, const Product& product, const int64_t* at) {
+  vec sum[P][N * kParts];
+  begin_sums<P, N>(sum, piece, product, at);
+  const float* panel = piece.panel;
+  const float* weight = piece.weight;
+  const char* ahead = piece.ahead;
+  int64_t left = piece.rows;
+  for (; left >= kBlock; left -= kBlock, panel += piece.panel_step) {
+    // Not unrolled: with two rows at once the compiler keeps more broadcasts than it has registers for.
+#pragma GCC unroll 1
+    for (int r = 0; r < kBlock; ++r, ahead += piece.ahead_step, weight += kBlock) {
+      __builtin_prefetch(ahead);
+      add_row<P, N>(sum, panel + r, weight, piece.weight_step);
+    }
+  }
+  for (int64_t r = 0; r < left; ++r, weight += kBlock) add_row<P, N>(sum, panel + r, weight, piece.weight_step);
+  if (product.epilogue.relu) {
+    // Written so that a NaN stays one.
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 16
+      for (int v = 0; v < N * kParts; ++v) sum[p][v] = sum[p][v] < vec{} ? vec{} : sum[p][v];
+    }
+  }
+  put_sums<P, N>(sum, piece, product, at);
+}
+
+typedef void (*Multiply)(const Piece&, const Product&, const int64_t*);
+#if defined(__AVX512F__)
+#define ASL_PIECES(N)                                                                                                 \
+  {multiply_piece<1, N>, multiply_piece<2, N>,  multiply_piece<3, N>,  multiply_piece<4, N>,  multiply_piece<5, N>,   \
+   multiply_piece<6, N>, multiply_piece<7, N>,  multiply_piece<8, N>,  multiply_piece<9, N>,  multiply_piece<10, N>,  \
+   multiply_piece<11, N>, multiply_piece<12, N>, multiply_piece<13, N>, multiply_piece<14, N>}
+const Multiply kPieces[kPanels][kMostPixels] = {ASL_PIECES(1), ASL_PIECES(2)};
+#elif defined(__AVX2__) || defined(__aarch64__)
+const Multiply kPieces[kPanels][kMostPixels] = {{multiply_piece<1, 1>, multiply_piece<2, 1>, multiply_piece<3, 1>,
+                                                 multiply_piece<4, 1>, multiply_piece<5, 1>, multiply_piece<6, 1>}};
+#else
+const Multiply kPieces[kPanels][kMostPixels] = {{multiply_piece<1, 1>, multiply_piece<2, 1>, multiply_piece<3, 1>}};
+#endif
+
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+void multiply(const Product& product, int64_t first, int64_t last) {
+  Piece piece;
+  piece.panel_step = product.panel_pixels * kBlock;
+  piece.weight_step = product.rows * kBlock;
+  piece.rows = product.rows;
+  // As many pixels in each piece: a last one of few would leave most of the registers idle.
+  const int64_t pieces = (product.pixels + kMostPixels - 1) / kMostPixels;
+  const int64_t each = (product.pixels + pieces - 1) / pieces;
+  const int64_t steps = ((last - first + kPanels - 1) / kPanels) * pieces * (product.rows / kBlock) * kBlock;
+  piece.ahead_step = steps > 0 ? product.ahead_bytes / steps : 0;
+  piece.ahead = product.ahead;
+  for (int64_t block = first; block < last; block += kPanels) {
+    const int64_t panels = least(kPanels, last - block);
+    piece.weight = product.weight + block * piece.weight_step;
+    piece.channel = block * kBlock;
+    piece.present = least(panels * kBlock, product.out_channels - piece.channel);
+    for (int64_t p = 0; p < product.pixels; p += each) {
+      piece.panel = product.panel + p * kBlock;
+      kPieces[panels - 1][least(each, product.pixels - p) - 1](piece, product, product.at + p);
+      piece.ahead += piece.ahead_step * (product.rows / kBlock) * kBlock;
+    }
+  }
+}
+
+}  // namespace
+
+void ASL_JOIN(tile_multiply_, ASL_ISA)(const Product& product, int64_t first, int64_t last) {
+  multiply(product, first, last);
+}
+
+}  // namespace asl
