@@ -26,27 +26,28 @@ struct PointwiseProblem {
 
 // What the launchers choose their tiles by.
 struct Device {
+  int32_t multiprocessors;
   int32_t shared_per_block, shared_per_multiprocessor;  // bytes
 };
 
 // Sizes of shared memory that the plan and the kernel agree on.
-constexpr int kTableSlabs = 16, kTableRowBytes = 20, kBoxBytes = 36, kOutputTileBytes = 128 * 68 * 4;
+constexpr int kTableSlabs = 16, kTableRowBytes = 20, kBoxBytes = 36;
 
-// How the output is cut for the tile kernel: a block takes up to eight 4x4 patches of pixels of `images` images.
+// How the output is cut for the tile kernel: a tile is 4x4 patches of pixels of `images` images by `columns` channels.
 struct PointwiseTiles {
+  int32_t pixels, columns;  // 128 x 64, 128 x 128 or 64 x 256
   int32_t images, patch_rows, patch_columns;
-  int32_t tiles_y, tiles_x;
-  int64_t blocks;  // over the pixels
-  int32_t slots;   // input pixels that a stage has room for
-  int32_t stages;  // 1 or 2
-  int32_t table_slabs;
-  int32_t columns;       // output channels of a block: 64 or 128
-  int64_t column_tiles;  // over the output channels
+  int32_t column_tiles, tiles_x, tiles_y, groups;  // tiles along channels, x, y and images
+  int32_t step[4];                                 // `grid` in that mixed radix: from a block's tile to its next
+  int32_t grid;                                    // blocks
+  int32_t weight_slabs, table_slabs;               // that are held at a time
+  int32_t slots;                                   // input pixels that there is room for
   int64_t shared_bytes;
 };
 
-// False where the tile kernel cannot take the problem (three axes, or sizes past its 32-bit coordinates).
-bool plan_pointwise(const PointwiseProblem& problem, const Device& device, int element_bytes, PointwiseTiles* tiles);
+// `wide` says that the kernel exists for 64 x 256. False where the tile kernel cannot take the problem (three axes, or sizes past its 32-bit coordinates).
+bool plan_pointwise(const PointwiseProblem& problem, const Device& device, int element_bytes, bool wide,
+                    PointwiseTiles* tiles);
 
 }  // namespace asl::cuda
 

@@ -18,6 +18,13 @@ struct HalfWidth : Convert {
     return Convert::pack(value[0], value[1]);
   }
   static __device__ __forceinline__ uint32_t operand(uint32_t word) { return word; }
+  // The same words in global memory.
+  static __device__ __forceinline__ uint32_t narrow(const float (&value)[2]) { return word(value); }
+  static __device__ __forceinline__ void widen(uint32_t word, float (&value)[2]) {
+    value[0] = Convert::widen(static_cast<uint16_t>(word));
+    value[1] = Convert::widen(static_cast<uint16_t>(word >> 16));
+  }
+  using Convert::widen;
 };
 
 struct ConvertBfloat16 {
@@ -64,6 +71,8 @@ struct FullWidth {
   using Stored = float;
   static constexpr int kBytes = 4, kLaneRows = 1;
   static __device__ __forceinline__ float widen(float value) { return value; }
+  static __device__ __forceinline__ uint32_t narrow(const float (&value)[1]) { return __float_as_uint(value[0]); }
+  static __device__ __forceinline__ void widen(uint32_t word, float (&value)[1]) { value[0] = __uint_as_float(word); }
 };
 
 struct Tf32 : FullWidth {

@@ -1,4 +1,4 @@
-// Bias, residual and ReLU in float32, one rounding, and whole lines of output.
+// The sums start from the bias and leave with residual, ReLU and one rounding, straight from registers.
 #pragma once
 
 #include "pointwise_multiply.cuh"
@@ -6,132 +6,137 @@
 
 namespace asl::cuda::pointwise {
 
-constexpr int kPiece = 64;            // columns that pass through shared memory together
-constexpr int kPieceStride = kPiece + 4;  // floats
-
-static_assert(kPixels * kPieceStride * sizeof(float) == kOutputTileBytes);
-
-struct Outputs {
-  float* tile;     // [kPixels][kPieceStride]
-  int64_t* pixel;  // [kPixels], element offset of output channel 0, or -1 where there is no such pixel
-};
-
-__device__ __forceinline__ int64_t output_offset(const PointwiseProblem& problem, bool exists, int64_t image, int y,
+// Element offset of output channel 0 of a pixel, or -1 where there is none.
+__device__ __forceinline__ int64_t output_offset(const PointwiseProblem& problem, bool exists, int image, int y,
                                                  int x) {
-  if (!exists || y >= problem.out_size[1] || x >= problem.out_size[2]) return -1;
-  const int64_t plane = problem.out_size[1] * problem.out_size[2], pixel = y * problem.out_size[2] + x;
-  return problem.channels_last ? (image * plane + pixel) * problem.out_channels
-                               : image * problem.out_channels * plane + pixel;
+  const int height = static_cast<int>(problem.out_size[1]), width = static_cast<int>(problem.out_size[2]);
+  const int channels = static_cast<int>(problem.out_channels);
+  if (!exists || y >= height || x >= width) return -1;
+  const int64_t pixel = int64_t{y} * width + x;
+  return int64_t{image} * height * width * channels + (problem.channels_last ? pixel * channels : pixel);
 }
 
 // A NaN stays one, as in torch.
-__device__ __forceinline__ float finished(float sum, float bias, float residual, bool relu) {
-  const float value = sum + bias + residual;
-  return relu && value < 0.0f ? 0.0f : value;
+__device__ __forceinline__ float at_least(float value, float bound) {
+#ifdef ASL_EMULATE
+  return value < bound ? bound : value;
+#else
+  float result;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(value), "f"(bound));
+  return result;
+#endif
 }
 
 template <typename E>
 __device__ __forceinline__ float read(const void* from, int64_t at) {
-  return from == nullptr ? 0.0f : E::widen(static_cast<const typename E::Stored*>(from)[at]);
+  return E::widen(static_cast<const typename E::Stored*>(from)[at]);
 }
 
-template <typename E>
-__device__ __forceinline__ typename E::Stored narrowed(float value) {
-  if constexpr (E::kLaneRows == 2) {
-    return static_cast<uint16_t>(E::pack(value, 0.0f));
-  } else {
-    return value;
+// The columns of a lane's sums: two neighbours in every tile of eight.
+template <typename T>
+__device__ __forceinline__ int first_column(int column, int warp, int lane) {
+  return column + warp % T::kAcross * T::kWide + lane % 4 * 2;
+}
+
+template <typename E, typename T>
+__device__ __forceinline__ void begin_sums(const PointwiseProblem& problem, int column, Sums<T>& sums, int warp,
+                                           int lane) {
+#pragma unroll
+  for (int n = 0; n < Sums<T>::kTilesAcross; ++n) {
+#pragma unroll
+    for (int side = 0; side < 2; ++side) {
+      const int at = first_column<T>(column, warp, lane) + n * 8 + side;
+      const float bias = problem.bias != nullptr && at < problem.out_channels ? read<E>(problem.bias, at) : 0.0f;
+#pragma unroll
+      for (int m = 0; m < Sums<T>::kTilesDown; ++m) sums.at[m][n][side] = sums.at[m][n][2 + side] = bias;
+    }
   }
 }
 
-// Sixteen bytes of output channels of one pixel at a time.
+// One line's sums of two neighbouring tiles, where the output's channels are a multiple of eight: whole sectors.
 template <typename E>
-__device__ __forceinline__ void store_chunks(const PointwiseProblem& problem, const Outputs& outputs, int64_t column) {
-  constexpr int kWidth = kPerChunk<E>, kAcross = kPiece / kWidth;
-  union Chunk {
-    typename E::Stored value[kWidth];
-    uint4 all;
-  };
-  const int within = threadIdx.x % kAcross * kWidth;
-  const int64_t first = column + within;
-  if (first >= problem.out_channels) return;
-  float bias[kWidth];
+__device__ __forceinline__ void store_pair(const PointwiseProblem& problem, int64_t offset, int column, float bound,
+                                           float (&value)[2][2], int lane) {
+  auto* out = static_cast<typename E::Stored*>(problem.out);
+  const int channels = static_cast<int>(problem.out_channels);
+  uint32_t word[2][2 / E::kLaneRows];
 #pragma unroll
-  for (int i = 0; i < kWidth; ++i) bias[i] = read<E>(problem.bias, first + i);
-#pragma unroll 2
-  for (int pixel = threadIdx.x / kAcross; pixel < kPixels; pixel += kThreads / kAcross) {
-    const int64_t offset = outputs.pixel[pixel];
-    if (offset < 0) continue;
-    Chunk residual, result;
-    residual.all = make_uint4(0, 0, 0, 0);
-    if (problem.residual != nullptr) {
-      residual.all = *reinterpret_cast<const uint4*>(static_cast<const typename E::Stored*>(problem.residual) + offset +
-                                                     first);
+  for (int tile = 0; tile < 2; ++tile) {
+    if (problem.residual != nullptr && offset >= 0 && column + tile * 8 < channels) {
+      const auto* residual = static_cast<const typename E::Stored*>(problem.residual) + offset + column + tile * 8;
+      if constexpr (E::kBytes == 2) {
+        float more[2];
+        E::widen(*reinterpret_cast<const uint32_t*>(residual), more);
+        value[tile][0] += more[0];
+        value[tile][1] += more[1];
+      } else {
+        const float2 more = *reinterpret_cast<const float2*>(residual);
+        value[tile][0] += more.x;
+        value[tile][1] += more.y;
+      }
     }
-    float value[kWidth];
-#pragma unroll
-    for (int i = 0; i < kWidth; i += 4) {
-      const float4 sum = *reinterpret_cast<const float4*>(outputs.tile + pixel * kPieceStride + within + i);
-      value[i] = sum.x;
-      value[i + 1] = sum.y;
-      value[i + 2] = sum.z;
-      value[i + 3] = sum.w;
+    const float kept[2] = {at_least(value[tile][0], bound), at_least(value[tile][1], bound)};
+    if constexpr (E::kBytes == 2) {
+      word[tile][0] = E::narrow(kept);
+    } else if (offset >= 0 && column + tile * 8 < channels) {
+      *reinterpret_cast<float2*>(out + offset + column + tile * 8) = make_float2(kept[0], kept[1]);
     }
-#pragma unroll
-    for (int i = 0; i < kWidth; ++i) {
-      result.value[i] = narrowed<E>(finished(value[i], bias[i], E::widen(residual.value[i]), problem.relu));
+  }
+  if constexpr (E::kBytes == 2) {
+    // Even lanes take four columns of the first tile, odd ones of the second: together 32 bytes of a pixel.
+    const bool odd = lane % 2 != 0;
+    const uint32_t other = __shfl_xor_sync(0xffffffffu, odd ? word[0][0] : word[1][0], 1);
+    const int at = column - lane % 4 * 2 + (odd ? 8 : 0) + lane / 2 % 2 * 4;
+    if (offset >= 0 && at < channels) {
+      *reinterpret_cast<uint2*>(out + offset + at) =
+          odd ? make_uint2(other, word[1][0]) : make_uint2(word[0][0], other);
     }
-    *reinterpret_cast<uint4*>(static_cast<typename E::Stored*>(problem.out) + offset + first) = result.all;
   }
 }
 
-// Element by element: neighbouring threads take neighbours in memory, channels or pixels.
 template <typename E>
-__device__ __forceinline__ void store_elements(const PointwiseProblem& problem, const Outputs& outputs,
-                                               int64_t column) {
+__device__ __forceinline__ void store_element(const PointwiseProblem& problem, int64_t offset, int column, float bound,
+                                              float value) {
+  if (offset < 0 || column >= problem.out_channels) return;
   const int64_t step = problem.channels_last ? 1 : problem.out_size[1] * problem.out_size[2];
-  for (int i = threadIdx.x; i < kPixels * kPiece; i += kThreads) {
-    const int pixel = problem.channels_last ? i / kPiece : i % kPixels;
-    const int within = problem.channels_last ? i % kPiece : i / kPixels;
-    const int64_t channel = column + within, offset = outputs.pixel[pixel];
-    if (offset < 0 || channel >= problem.out_channels) continue;
-    const int64_t at = offset + channel * step;
-    const float value = finished(outputs.tile[pixel * kPieceStride + within], read<E>(problem.bias, channel),
-                                 read<E>(problem.residual, at), problem.relu);
-    static_cast<typename E::Stored*>(problem.out)[at] = narrowed<E>(value);
+  const int64_t at = offset + column * step;
+  if (problem.residual != nullptr) value += read<E>(problem.residual, at);
+  value = at_least(value, bound);
+  if constexpr (E::kBytes == 2) {
+    const float both[2] = {value, 0.0f};
+    static_cast<uint16_t*>(problem.out)[at] = static_cast<uint16_t>(E::narrow(both));
+  } else {
+    static_cast<float*>(problem.out)[at] = value;
   }
 }
 
-template <typename E, int COLUMNS>
-__device__ __forceinline__ void store_outputs(const PointwiseProblem& problem, const Outputs& outputs,
-                                              const Place& place, const Sums<COLUMNS>& sums, int warp, int lane) {
-  using S = Sums<COLUMNS>;
-  const bool chunks = problem.channels_last && whole_chunks<E>(problem.out, problem.out_channels) &&
-                      reinterpret_cast<uintptr_t>(problem.residual) % kChunk == 0;
-#pragma unroll 1
-  for (int piece = 0; piece < COLUMNS; piece += kPiece) {
-    if (place.column + piece >= problem.out_channels) return;
-    __syncthreads();
-    const int column = warp % kWarpsAcross * S::kWide - piece;
-    if (column >= 0 && column < kPiece) {
+// `pixel` [T::kPixels] holds the output offsets of the tile's pixels.
+template <typename E, typename T>
+__device__ __forceinline__ void store_outputs(const PointwiseProblem& problem, const int64_t* pixel, int column,
+                                              const Sums<T>& sums, int warp, int lane) {
+  const auto aligned = [](const void* base) { return reinterpret_cast<uintptr_t>(base) % 8 == 0; };
+  const bool pairs =
+      problem.channels_last && problem.out_channels % 8 == 0 && aligned(problem.out) && aligned(problem.residual);
+  const float bound = problem.relu ? 0.0f : __uint_as_float(0xff800000u);
+  const int first = first_column<T>(column, warp, lane);
 #pragma unroll
-      for (int m = 0; m < S::kTilesDown; ++m) {
+  for (int m = 0; m < Sums<T>::kTilesDown; ++m) {
 #pragma unroll
-        for (int n = 0; n < S::kTilesAcross; ++n) {
+    for (int half = 0; half < 2; ++half) {
+      const int64_t offset = pixel[warp / T::kAcross * 32 + m * 16 + half * 8 + lane / 4];
 #pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            const int pixel = warp / kWarpsAcross * kWarpPixels + m * 16 + half * 8 + lane / 4;
-            *reinterpret_cast<float2*>(outputs.tile + pixel * kPieceStride + column + n * 8 + lane % 4 * 2) =
-                make_float2(sums.at[m][n][half * 2], sums.at[m][n][half * 2 + 1]);
+      for (int n = 0; n < Sums<T>::kTilesAcross; n += 2) {
+        float value[2][2] = {{sums.at[m][n][half * 2], sums.at[m][n][half * 2 + 1]},
+                             {sums.at[m][n + 1][half * 2], sums.at[m][n + 1][half * 2 + 1]}};
+        if (pairs) {
+          store_pair<E>(problem, offset, first + n * 8, bound, value, lane);
+        } else {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            store_element<E>(problem, offset, first + n * 8 + i / 2 * 8 + i % 2, bound, value[i / 2][i % 2]);
           }
         }
       }
-    }
-    __syncthreads();
-    if (chunks) {
-      store_chunks<E>(problem, outputs, place.column + piece);
-    } else {
-      store_elements<E>(problem, outputs, place.column + piece);
     }
   }
 }

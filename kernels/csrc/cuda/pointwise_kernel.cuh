@@ -10,123 +10,167 @@ namespace asl::cuda::pointwise {
 
 // The parts of dynamic shared memory, in this order; plan_pointwise() adds them up the same way.
 struct Memory {
-  char* left;     // [kPixels] lines: samples
-  char* weights;  // [stages][columns] lines
-  char* inputs;   // [stages][slots] lines
+  char* left;     // [pixels] lines: samples
+  char* weights;  // [weight_slabs][columns] lines
+  char* input;    // [slots] lines
+  int64_t* pixel;  // [pixels], see output_offset()
   Table table;
-  Outputs outputs;
 
   __device__ __forceinline__ Memory(char* shared, const PointwiseTiles& tiles, int slab) {
-    left = shared;
-    weights = left + kPixels * kLine;
-    inputs = weights + tiles.stages * tiles.columns * kLine;
-    char* next = inputs + tiles.stages * tiles.slots * kLine;
+    char* next = shared;
     const auto take = [&next](int bytes) {
       char* at = next;
       next += bytes;
       return at;
     };
     const int rows = tiles.table_slabs * slab;
-    outputs.pixel = reinterpret_cast<int64_t*>(take(kPixels * 8));
+    left = take(tiles.pixels * kLine);
+    weights = take(tiles.weight_slabs * tiles.columns * kLine);
+    input = take(tiles.slots * kLine);
+    pixel = reinterpret_cast<int64_t*>(take(tiles.pixels * 8));
     table.fraction = reinterpret_cast<float2*>(take(rows * 8));
     table.whole = reinterpret_cast<int2*>(take(rows * 8));
     table.channel = reinterpret_cast<int*>(take(rows * 4));
     table.box = reinterpret_cast<Box*>(take(tiles.table_slabs * static_cast<int>(sizeof(Box))));
-    // Once the last product is done, the samples' and stages' room is free.
-    outputs.tile = reinterpret_cast<float*>(shared);
   }
 };
 
-template <typename E, int COLUMNS>
+// A tile's number in mixed radix: columns count fastest, so that blocks that share pixels run close in time, then
+// neighbours in the image, whose common input is still in cache.
+struct Item {
+  int column, x, y, group;
+
+  __device__ __forceinline__ void advance(const PointwiseTiles& tiles) {
+    const auto carry = [](int& digit, int step, int radix) {
+      digit += step;
+      const bool over = digit >= radix;
+      digit -= over ? radix : 0;
+      return static_cast<int>(over);
+    };
+    const int to_x = carry(column, tiles.step[0], tiles.column_tiles);
+    const int to_y = carry(x, tiles.step[1] + to_x, tiles.tiles_x);
+    group += tiles.step[3] + carry(y, tiles.step[2] + to_y, tiles.tiles_y);
+  }
+  template <typename T>
+  __device__ __forceinline__ Place place(const PointwiseTiles& tiles) const {
+    return {group * tiles.images, y * tiles.patch_rows * kPatch, x * tiles.patch_columns * kPatch,
+            column * T::kColumns};
+  }
+};
+
+// Starts bringing in a slab's input and, unless null, weights: all is there after cp_async_wait() and a barrier.
+template <typename E, typename T>
 __device__ __forceinline__ void stage_slab(const PointwiseProblem& problem, const PointwiseTiles& tiles,
-                                           const Memory& memory, const Place& place, int64_t slab) {
-  const int stage = static_cast<int>(slab % tiles.stages), at = static_cast<int>(slab % tiles.table_slabs);
-  stage_weights<E, COLUMNS>(problem, place.column, slab * kSlab<E>, memory.weights + stage * COLUMNS * kLine);
+                                           const Memory& memory, const Place& place, int slab, char* weights) {
+  const int at = slab % tiles.table_slabs;
+  if (weights != nullptr) stage_weights<E, T::kColumns>(problem, place.column, slab * kSlab<E>, weights);
   const Box box = memory.table.box[at];
-  char* input = memory.inputs + stage * tiles.slots * kLine;
   if (box.way == Way::channels) {
-    stage_channels<E>(problem, tiles, place, box, input);
+    stage_channels<E>(problem, tiles, place, box, memory.input);
   } else if (box.way == Way::rows) {
-    stage_rows<E>(problem, tiles, place, box, memory.table.channel + at * kSlab<E>, input);
+    stage_rows<E>(problem, tiles, place, box, memory.table.channel + at * kSlab<E>, memory.input);
   }
   cp_async_commit();
 }
 
-template <typename E, int COLUMNS>
-__global__ void __launch_bounds__(kThreads, 2) shift_pointwise(PointwiseProblem problem, PointwiseTiles tiles) {
+// A block goes over several tiles of output, slab by slab: while it multiplies one, the next one's input arrives.
+template <typename E, typename T>
+__global__ void __launch_bounds__(kThreads, T::kBlocks) shift_pointwise(PointwiseProblem problem,
+                                                                        PointwiseTiles tiles) {
   ASL_DYNAMIC_SHARED(char, shared);
   const Memory memory(shared, tiles, kSlab<E>);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
-  // Blocks that share pixels, and then neighbours in the image, run close in time: their input is still in cache.
-  int64_t item = blockIdx.x;
-  Place place;
-  place.column = item % tiles.column_tiles * COLUMNS;
-  item /= tiles.column_tiles;
-  place.out_x = static_cast<int>(item % tiles.tiles_x) * tiles.patch_columns * kPatch;
-  item /= tiles.tiles_x;
-  place.out_y = static_cast<int>(item % tiles.tiles_y) * tiles.patch_rows * kPatch;
-  place.image = item / tiles.tiles_y * tiles.images;
-
-  const int patches = tiles.patch_rows * tiles.patch_columns;
-  const Patch patch{warp / patches, warp % patches / tiles.patch_columns * kPatch,
-                    warp % patches % tiles.patch_columns * kPatch};
-  const bool sampling = patch.image < tiles.images && place.image + patch.image < problem.batch &&
-                        place.out_y + patch.y < problem.out_size[1] && place.out_x + patch.x < problem.out_size[2];
-  if (lane < kPatch * kPatch) {
-    memory.outputs.pixel[warp * kPatch * kPatch + lane] =
-        output_offset(problem, sampling, place.image + patch.image, place.out_y + patch.y + lane / kPatch,
-                      place.out_x + patch.x + lane % kPatch);
-  }
-  if (!sampling) {
-    for (int i = lane; i < kPatch * kPatch * kLine / kChunk; i += 32) {
-      reinterpret_cast<uint4*>(memory.left + warp * kPatch * kPatch * kLine)[i] = make_uint4(0, 0, 0, 0);
-    }
+  const int number = warp / T::kWarpsEach, each = tiles.patch_rows * tiles.patch_columns, within = number % each;
+  const int row = warp % T::kWarpsEach * T::kRows;
+  const Patch patch{number / each, within / tiles.patch_columns * kPatch + row, within % tiles.patch_columns * kPatch,
+                    number * kPatchPixels + row * kPatch};
+  // Lines that are never sampled are still multiplied.
+  for (int i = lane; i < T::kRows * kPatch * kLine / kChunk; i += 32) {
+    reinterpret_cast<uint4*>(memory.left + patch.line * kLine)[i] = make_uint4(0, 0, 0, 0);
   }
 
-  Sums<COLUMNS> sums;
-  const int64_t slabs = (problem.rows + kSlab<E> - 1) / kSlab<E>;
-  for (int64_t slab = 0; slab < slabs; ++slab) {
-    const int at = static_cast<int>(slab % tiles.table_slabs);
-    if (at == 0) {
-      // Whoever comes here has passed the barrier after which nobody reads the table's earlier slabs.
-      const int64_t left = slabs - slab;
-      for (int i = warp; i < tiles.table_slabs && i < left; i += kWarps) {
-        describe_slab<E>(problem, tiles, memory.table, (slab + i) * kSlab<E>, i, lane);
+  const int slabs = static_cast<int>((problem.rows + kSlab<E> - 1) / kSlab<E>);
+  unsigned rest = blockIdx.x;
+  Item item;
+  item.column = static_cast<int>(rest % tiles.column_tiles);
+  rest /= tiles.column_tiles;
+  item.x = static_cast<int>(rest % tiles.tiles_x);
+  rest /= tiles.tiles_x;
+  item.y = static_cast<int>(rest % tiles.tiles_y);
+  item.group = static_cast<int>(rest / tiles.tiles_y);
+
+  Sums<T> sums;
+  int parity = 0;
+  for (int slab = -1;;) {
+    char* const weights = memory.weights + parity * (tiles.weight_slabs - 1) * T::kColumns * kLine;
+    if (slab >= 0) {
+      const Place place = item.template place<T>(tiles);
+      const int image = place.image + patch.image, y = place.out_y + patch.y, x = place.out_x + patch.x;
+      const bool exists = patch.image < tiles.images && image < problem.batch && y < problem.out_size[1] &&
+                          x < problem.out_size[2];
+      cp_async_wait<0>();
+      __syncthreads();
+      if (slab == 0 && lane < T::kRows * kPatch) {
+        memory.pixel[patch.line + lane] = output_offset(problem, exists, image, y + lane / kPatch, x + lane % kPatch);
+      }
+      if (exists && slabs > 0) {
+        sample_patch<E, T::kRows>(problem, memory.table, slab % tiles.table_slabs, place, patch, memory.input,
+                                  memory.left);
       }
       __syncthreads();
-      stage_slab<E, COLUMNS>(problem, tiles, memory, place, slab);
     }
-    cp_async_wait<0>();
-    __syncthreads();
-    const bool more = slab + 1 < slabs && at + 1 < tiles.table_slabs;
-    if (tiles.stages == 2 && more) stage_slab<E, COLUMNS>(problem, tiles, memory, place, slab + 1);
-    const int stage = static_cast<int>(slab % tiles.stages);
-    if (sampling) {
-      sample_patch<E>(problem, memory.table, at, place, patch, memory.inputs + stage * tiles.slots * kLine, memory.left);
+    // From here on nobody reads this slab's input and table entries any more, so the next ones can come.
+    Item next = item;
+    int next_slab = slab + 1;
+    if (next_slab >= slabs && slab >= 0) {
+      next_slab = 0;
+      next.advance(tiles);
     }
-    __syncthreads();
-    multiply_slab<E, COLUMNS>(memory.left, memory.weights + stage * COLUMNS * kLine, sums, warp, lane);
-    if (tiles.stages == 1 && more) {
+    const bool more = next.group < tiles.groups && slabs > 0;
+    if (more && next_slab % tiles.table_slabs == 0 && (slab < 0 || slabs > tiles.table_slabs)) {
+      for (int i = warp; i < tiles.table_slabs && next_slab + i < slabs; i += kWarps) {
+        describe_slab<E>(problem, tiles, memory.table, (next_slab + i) * kSlab<E>, i, lane);
+      }
       __syncthreads();
-      stage_slab<E, COLUMNS>(problem, tiles, memory, place, slab + 1);
     }
+    if (more) {
+      // Weights that fill one slab and all columns stay for every tile.
+      const bool keep = tiles.weight_slabs == 1 && slab >= 0;
+      char* const next_weights = memory.weights + (parity ^ 1) * (tiles.weight_slabs - 1) * T::kColumns * kLine;
+      stage_slab<E, T>(problem, tiles, memory, next.template place<T>(tiles), next_slab, keep ? nullptr : next_weights);
+    }
+    if (slab >= 0) {
+      if (slab == 0) begin_sums<E>(problem, item.column * T::kColumns, sums, warp, lane);
+      if (slabs > 0) multiply_slab<E, T>(memory.left, weights, sums, warp, lane);
+      if (slab + 1 >= slabs) {
+        store_outputs<E, T>(problem, memory.pixel, item.column * T::kColumns, sums, warp, lane);
+      }
+    }
+    if (next.group >= tiles.groups) return;
+    item = next;
+    slab = next_slab;
+    parity ^= 1;
   }
-  store_outputs<E, COLUMNS>(problem, memory.outputs, place, sums, warp, lane);
 }
 
-template <typename E, int COLUMNS>
+template <typename E, typename T>
 const char* start(const PointwiseProblem& problem, const PointwiseTiles& tiles, void* stream) {
-  return launch(shift_pointwise<E, COLUMNS>, dim3(static_cast<unsigned>(tiles.blocks * tiles.column_tiles)),
-                dim3(kThreads), static_cast<size_t>(tiles.shared_bytes), stream, problem, tiles);
+  return launch(shift_pointwise<E, T>, dim3(static_cast<unsigned>(tiles.grid)), dim3(kThreads),
+                static_cast<size_t>(tiles.shared_bytes), stream, problem, tiles);
 }
 
-// `type` takes over where the tile kernel cannot.
+// `type` is what the any-kernel calls it, which takes over where the tile kernel cannot.
 template <typename E>
 const char* run(const PointwiseProblem& problem, const Device& device, Real type, void* stream) {
+  constexpr bool kWide = E::kBytes == 2;
   PointwiseTiles tiles;
-  if (!plan_pointwise(problem, device, E::kBytes, &tiles)) return asl_pointwise_any(&problem, type, stream);
-  return tiles.columns == 64 ? start<E, 64>(problem, tiles, stream) : start<E, 128>(problem, tiles, stream);
+  if (!plan_pointwise(problem, device, E::kBytes, kWide, &tiles)) return asl_pointwise_any(&problem, type, stream);
+  if (tiles.columns == 64) return start<E, Tile<128, 64>>(problem, tiles, stream);
+  if constexpr (kWide) {
+    if (tiles.columns == 256) return start<E, Tile<64, 256>>(problem, tiles, stream);
+  }
+  return start<E, Tile<128, 128>>(problem, tiles, stream);
 }
 
 }  // namespace asl::cuda::pointwise

@@ -1,25 +1,23 @@
-// A slab's product: eight warps as four by two, each 32 pixels by half of the columns, summed in registers.
+// A slab's product, summed in registers: a warp takes 32 pixels by its part of the columns.
 #pragma once
 
 #include "pointwise_table.cuh"
 
 namespace asl::cuda::pointwise {
 
-constexpr int kWarpsAcross = 2, kWarpPixels = kPixels / (kWarps / kWarpsAcross);
-
 // In the layout of the tensor cores' accumulators: at[m][n] is a 16 x 8 tile, of which a lane holds the rows g and
 // g + 8 (g = lane / 4) in the columns 2q and 2q + 1 (q = lane % 4).
-template <int COLUMNS>
+template <typename T>
 struct Sums {
-  static constexpr int kWide = COLUMNS / kWarpsAcross, kTilesDown = kWarpPixels / 16, kTilesAcross = kWide / 8;
-  float at[kTilesDown][kTilesAcross][4] = {};
+  static constexpr int kTilesDown = 2, kTilesAcross = T::kWide / 8;
+  float at[kTilesDown][kTilesAcross][4];
 };
 
-template <typename E, int COLUMNS>
-__device__ __forceinline__ void multiply_slab(const char* left, const char* weights, Sums<COLUMNS>& sums, int warp,
+template <typename E, typename T>
+__device__ __forceinline__ void multiply_slab(const char* left, const char* weights, Sums<T>& sums, int warp,
                                               int lane) {
-  using S = Sums<COLUMNS>;
-  const int pixel = warp / kWarpsAcross * kWarpPixels, column = warp % kWarpsAcross * S::kWide;
+  using S = Sums<T>;
+  const int pixel = warp / T::kAcross * 32, column = warp % T::kAcross * T::kWide;
   if constexpr (E::kTensor) {
 #pragma unroll
     for (int step = 0; step < kLine / 32; ++step) {

@@ -1,4 +1,4 @@
-// Chooses the tile kernel's shape: pixels of a block, room for input, stages, columns.
+// Chooses the tile kernel's shape: pixels and columns of a block, and room for its input.
 #include "pointwise.h"
 
 #include <algorithm>
@@ -6,8 +6,7 @@
 namespace asl::cuda {
 namespace {
 
-constexpr int64_t kPatch = 4, kPatches = 8, kLine = 128;
-constexpr int64_t kPixels = kPatches * kPatch * kPatch;
+constexpr int64_t kPatch = 4, kLine = 128;
 constexpr int64_t kReserved = 1024;  // shared memory that the system takes of every block
 
 int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -21,15 +20,16 @@ int64_t slots_for(const PointwiseProblem& problem, int64_t images, int64_t rows,
 
 // The cut with the least work: products of all the tile's pixels, used or not, and the input that is brought in.
 void cut(const PointwiseProblem& problem, PointwiseTiles* tiles) {
+  const int64_t patches = tiles->pixels / (kPatch * kPatch);
   const int64_t tall = divided_up(problem.out_size[1], kPatch), wide = divided_up(problem.out_size[2], kPatch);
   int64_t least = -1;
-  for (int64_t rows = 1; rows <= std::min(kPatches, tall); ++rows) {
-    for (int64_t columns = 1; columns <= std::min(kPatches / rows, wide); ++columns) {
+  for (int64_t rows = 1; rows <= std::min(patches, tall); ++rows) {
+    for (int64_t columns = 1; columns <= std::min(patches / rows, wide); ++columns) {
       const bool whole = rows == tall && columns == wide;
-      const int64_t images = whole ? std::min(kPatches / (rows * columns), problem.batch) : 1;
+      const int64_t images = whole ? std::min(patches / (rows * columns), problem.batch) : 1;
       const int64_t tiles_y = divided_up(tall, rows), tiles_x = divided_up(wide, columns);
       const int64_t blocks = divided_up(problem.batch, images) * tiles_y * tiles_x;
-      const int64_t work = 2 * kPixels + slots_for(problem, images, rows, columns, 2);
+      const int64_t work = 2 * tiles->pixels + slots_for(problem, images, rows, columns, 2);
       if (least >= 0 && blocks * work >= least) continue;
       least = blocks * work;
       tiles->images = static_cast<int32_t>(images);
@@ -37,53 +37,58 @@ void cut(const PointwiseProblem& problem, PointwiseTiles* tiles) {
       tiles->patch_columns = static_cast<int32_t>(columns);
       tiles->tiles_y = static_cast<int32_t>(tiles_y);
       tiles->tiles_x = static_cast<int32_t>(tiles_x);
-      tiles->blocks = blocks;
+      tiles->groups = static_cast<int32_t>(divided_up(problem.batch, images));
     }
   }
 }
 
 }  // namespace
 
-bool plan_pointwise(const PointwiseProblem& problem, const Device& device, int element_bytes, PointwiseTiles* tiles) {
+bool plan_pointwise(const PointwiseProblem& problem, const Device& device, int element_bytes, bool wide,
+                    PointwiseTiles* tiles) {
   constexpr int64_t kFar = int64_t{1} << 30;
-  if (problem.axes > 2 || problem.channels >= kFar || problem.rows >= kFar || problem.batch >= kFar) return false;
+  if (problem.axes > 2 || problem.channels >= kFar || problem.rows >= kFar) return false;
+  if (problem.batch >= kFar || problem.out_channels >= kFar) return false;
   for (int axis = 1; axis < 3; ++axis) {
-    const int64_t reach = std::max(problem.size[axis], problem.out_size[axis]);
-    if (reach >= kFar || problem.stride[axis] >= kFar) return false;
-    // Coordinates of the tile's last pixels, which may lie past the output.
-    if ((problem.out_size[axis] + kPatch * kPatches) * problem.stride[axis] >= kFar) return false;
+    const int64_t size = problem.size[axis], out = problem.out_size[axis], stride = problem.stride[axis];
+    // The tile's last pixels may lie past the output.
+    if (size >= kFar || out >= kFar || stride >= kFar || (out + kPatch * 8) * stride >= kFar) return false;
   }
+  // All output channels in one block, where registers allow, so that no pixel is sampled twice.
+  tiles->columns = problem.out_channels <= 64 ? 64 : problem.out_channels <= 128 || !wide ? 128 : 256;
+  tiles->pixels = tiles->columns == 256 ? 64 : 128;
   cut(problem, tiles);
-  const int64_t slab = kLine / element_bytes, slabs = divided_up(problem.rows, slab);
-  tiles->columns = problem.out_channels <= 64 ? 64 : 128;
-  tiles->column_tiles = divided_up(problem.out_channels, tiles->columns);
-  tiles->table_slabs = static_cast<int32_t>(std::clamp<int64_t>(slabs, 1, kTableSlabs));
-  const int64_t blocks = tiles->blocks * tiles->column_tiles;
-  if (blocks >= int64_t{1} << 31) return false;
+  tiles->column_tiles = static_cast<int32_t>(divided_up(problem.out_channels, tiles->columns));
 
-  const int64_t table = tiles->table_slabs * (slab * kTableRowBytes + kBoxBytes) + kPixels * 8;
-  const auto room = [&](int64_t budget, int stages) {
-    return (budget - table - kPixels * kLine - stages * tiles->columns * kLine) / (stages * kLine);
-  };
+  const int64_t slab = kLine / element_bytes, slabs = divided_up(problem.rows, slab);
+  tiles->weight_slabs = slabs > 1 || tiles->column_tiles > 1 ? 2 : 1;
+  tiles->table_slabs = static_cast<int32_t>(std::clamp<int64_t>(slabs, 1, kTableSlabs));
+  const int64_t fixed = (tiles->pixels + tiles->weight_slabs * tiles->columns) * kLine + tiles->pixels * 8 +
+                        tiles->table_slabs * (slab * kTableRowBytes + kBoxBytes);
   const auto wanted = [&](int64_t extent) {
     return slots_for(problem, tiles->images, tiles->patch_rows, tiles->patch_columns, extent);
   };
-  // Two blocks to a multiprocessor hide each other's waits; the second stage comes next, then room for far shifts.
-  const int64_t half = std::min<int64_t>(device.shared_per_multiprocessor / 2 - kReserved, device.shared_per_block);
-  const struct {
-    int64_t budget;
-    int stages;
-  } choices[] = {{half, 2}, {half, 1}, {device.shared_per_block, 2}, {device.shared_per_block, 1}};
-  const int64_t usual = wanted(2), generous = wanted(8);
-  for (const auto& choice : choices) {
-    tiles->stages = choice.stages;
-    tiles->slots = static_cast<int32_t>(std::min(room(choice.budget, choice.stages), generous));
-    if (tiles->slots >= usual && (choice.stages == 1 || slabs > 1)) break;
+  // Several blocks to a multiprocessor hide each other's waits; what room they leave is for shifts that reach far.
+  // Shifts of a 3x3 kernel span two pixels, those that nearly every trained layer learns up to eight.
+  int64_t resident = 1;
+  for (const int blocks : {3, 2, 1}) {
+    const int64_t share = device.shared_per_multiprocessor / blocks - kReserved;
+    const int64_t room = (std::min<int64_t>(share, device.shared_per_block) - fixed) / kLine;
+    tiles->slots = static_cast<int32_t>(std::max<int64_t>(std::min(room, wanted(8)), 0));
+    resident = blocks;
+    if (room >= wanted(blocks > 2 ? 4 : 2)) break;
   }
-  // The output passes through the room of samples, weights and inputs.
-  const int64_t least = divided_up(kOutputTileBytes - kPixels * kLine - tiles->columns * kLine, kLine);
-  tiles->slots = static_cast<int32_t>(std::max<int64_t>(tiles->slots, least));
-  tiles->shared_bytes = table + kPixels * kLine + tiles->stages * (tiles->columns + tiles->slots) * kLine;
+  tiles->shared_bytes = fixed + tiles->slots * kLine;
+
+  const int64_t count = int64_t{tiles->column_tiles} * tiles->tiles_x * tiles->tiles_y * tiles->groups;
+  int64_t rest = std::min<int64_t>(count, device.multiprocessors * resident);
+  tiles->grid = static_cast<int32_t>(rest);
+  const int32_t radix[] = {tiles->column_tiles, tiles->tiles_x, tiles->tiles_y};
+  for (int digit = 0; digit < 3; ++digit) {
+    tiles->step[digit] = static_cast<int32_t>(rest % radix[digit]);
+    rest /= radix[digit];
+  }
+  tiles->step[3] = static_cast<int32_t>(rest);
   return tiles->shared_bytes <= device.shared_per_block;
 }
 

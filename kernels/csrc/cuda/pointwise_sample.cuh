@@ -1,13 +1,14 @@
-// Bilinear samples of a 4x4 patch by one warp: a lane takes its rows of the slab at all sixteen pixels.
+// Bilinear samples of a patch, or of half of one, by a warp: a lane takes its rows of the slab at all pixels.
 #pragma once
 
 #include "pointwise_stage.cuh"
 
 namespace asl::cuda::pointwise {
 
-// The warp's patch within the tile.
+// The warp's pixels within the tile.
 struct Patch {
   int image, y, x;  // y and x in output pixels from the tile's first
+  int line;         // of the first pixel in the left operand
 };
 
 // What a lane keeps of its rows while it walks over the patch.
@@ -30,7 +31,7 @@ struct LaneRows {
     }
   }
 
-  // Samples of pixel `pixel` (0 to 15) of the warp's patch into the left operand.
+  // One pixel's samples into its line of the left operand.
   __device__ __forceinline__ void store(char* left, int line, int lane, float (&sample)[E::kLaneRows]) const {
     if (!complete) {
 #pragma unroll
@@ -48,17 +49,17 @@ __device__ __forceinline__ int tap_offset(const LaneRows<E>& rows, const Box& bo
   return ((rows.whole[r].y - box.y) * box.width + rows.whole[r].x - box.x) * kLine + element * E::kBytes;
 }
 
-// Stride 1 from the stage: neighbouring samples share taps, so a row needs 25 loads for 16 samples.
-template <typename E>
+// Stride 1 from the stage: neighbouring samples share taps, so a patch needs 25 loads for 16 samples.
+template <typename E, int ROWS>
 __device__ __forceinline__ void sample_neighbours(const LaneRows<E>& rows, const Box& box, const Patch& patch,
-                                                  const char* stage, char* left, int first_line, int lane) {
+                                                  const char* stage, char* left, int lane) {
   const int corner = ((patch.image * box.height + patch.y) * box.width + patch.x) * kLine;
   const char* from[E::kLaneRows];
 #pragma unroll
   for (int r = 0; r < E::kLaneRows; ++r) from[r] = stage + corner + tap_offset(rows, box, r, lane);
   float above[E::kLaneRows][kPatch];
 #pragma unroll
-  for (int y = 0; y <= kPatch; ++y) {
+  for (int y = 0; y <= ROWS; ++y) {
     float across[E::kLaneRows][kPatch];
 #pragma unroll
     for (int r = 0; r < E::kLaneRows; ++r) {
@@ -85,7 +86,7 @@ __device__ __forceinline__ void sample_neighbours(const LaneRows<E>& rows, const
           const float mixed = fmaf(below, across[r][x], (1.0f - below) * above[r][x]);
           sample[r] = below == 0.0f ? above[r][x] : mixed;
         }
-        rows.store(left, first_line + (y - 1) * kPatch + x, lane, sample);
+        rows.store(left, patch.line + (y - 1) * kPatch + x, lane, sample);
       }
 #pragma unroll
       for (int r = 0; r < E::kLaneRows; ++r) above[r][x] = across[r][x];
@@ -94,12 +95,12 @@ __device__ __forceinline__ void sample_neighbours(const LaneRows<E>& rows, const
 }
 
 // Any stride: four taps a sample, each by `tap(r, y, x)`, where y and x count from the patch's first tap.
-template <typename E, typename Tap>
+template <typename E, int ROWS, typename Tap>
 __device__ __forceinline__ void sample_each(const PointwiseProblem& problem, const LaneRows<E>& rows, const Tap& tap,
                                             char* left, int first_line, int lane) {
   const int stride_y = static_cast<int>(problem.stride[1]), stride_x = static_cast<int>(problem.stride[2]);
-#pragma unroll 4
-  for (int pixel = 0; pixel < kPatch * kPatch; ++pixel) {
+#pragma unroll 1
+  for (int pixel = 0; pixel < ROWS * kPatch; ++pixel) {
     const int y = pixel / kPatch * stride_y, x = pixel % kPatch * stride_x;
     float sample[E::kLaneRows];
 #pragma unroll
@@ -118,29 +119,28 @@ __device__ __forceinline__ void sample_each(const PointwiseProblem& problem, con
   }
 }
 
-// One warp's patch of one slab: lines [16 * warp, 16 * warp + 16) of the left operand.
-template <typename E>
+// One warp's pixels of one slab.
+template <typename E, int ROWS>
 __device__ __forceinline__ void sample_patch(const PointwiseProblem& problem, const Table& table, int at,
                                              const Place& place, const Patch& patch, const char* stage, char* left) {
-  const int lane = threadIdx.x % 32, first_line = threadIdx.x / 32 * kPatch * kPatch;
+  const int lane = threadIdx.x % 32;
   const LaneRows<E> rows(table, at, lane);
   const Box box = table.box[at];
   const int stride_y = static_cast<int>(problem.stride[1]), stride_x = static_cast<int>(problem.stride[2]);
   if (box.way == Way::direct) {
     const auto* x = static_cast<const typename E::Stored*>(problem.x);
     const int64_t plane = problem.size[1] * problem.size[2];
-    const int64_t image = place.image + patch.image;
     const auto tap = [&](int r, int tap_y, int tap_x) {
       const int at_y = (place.out_y + patch.y) * stride_y + rows.whole[r].y + tap_y;
       const int at_x = (place.out_x + patch.x) * stride_x + rows.whole[r].x + tap_x;
-      const bool inside = image < problem.batch && rows.channel[r] >= 0 && at_y >= 0 && at_y < problem.size[1] &&
+      const bool inside = rows.channel[r] >= 0 && at_y >= 0 && at_y < problem.size[1] &&
                           at_x >= 0 && at_x < problem.size[2];
       const int64_t channel = problem.channels_last ? rows.channel[r] : rows.channel[r] * plane;
-      return inside ? E::widen(x[pixel_offset(problem, image, at_y, at_x) + channel]) : 0.0f;
+      return inside ? E::widen(x[pixel_offset(problem, place, patch.image, at_y, at_x) + channel]) : 0.0f;
     };
-    sample_each(problem, rows, tap, left, first_line, lane);
+    sample_each<E, ROWS>(problem, rows, tap, left, patch.line, lane);
   } else if (stride_y == 1 && stride_x == 1) {
-    sample_neighbours(rows, box, patch, stage, left, first_line, lane);
+    sample_neighbours<E, ROWS>(rows, box, patch, stage, left, lane);
   } else {
     const int corner = ((patch.image * box.height + patch.y * stride_y) * box.width + patch.x * stride_x) * kLine;
     int from[E::kLaneRows];
@@ -149,7 +149,7 @@ __device__ __forceinline__ void sample_patch(const PointwiseProblem& problem, co
       const int offset = from[r] + (tap_y * box.width + tap_x) * kLine;
       return E::widen(*reinterpret_cast<const typename E::Stored*>(stage + offset));
     };
-    sample_each(problem, rows, tap, left, first_line, lane);
+    sample_each<E, ROWS>(problem, rows, tap, left, patch.line, lane);
   }
 }
 

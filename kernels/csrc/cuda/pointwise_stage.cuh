@@ -7,15 +7,18 @@ namespace asl::cuda::pointwise {
 
 // Where a block's tile lies.
 struct Place {
-  int64_t image;          // the first
-  int out_y, out_x;       // of the tile's first output pixel
-  int64_t column;         // the first output channel
+  int image;         // the first
+  int out_y, out_x;  // of the tile's first output pixel
+  int column;        // the first output channel
 };
 
-// Element offset of channel 0 of an input pixel.
-__device__ __forceinline__ int64_t pixel_offset(const PointwiseProblem& problem, int64_t image, int y, int x) {
-  const int64_t plane = problem.size[1] * problem.size[2], pixel = y * problem.size[2] + x;
-  return problem.channels_last ? (image * plane + pixel) * problem.channels : image * problem.channels * plane + pixel;
+// Element offset of channel 0 of an input pixel; `image` counts from the tile's first.
+__device__ __forceinline__ int64_t pixel_offset(const PointwiseProblem& problem, const Place& place, int image, int y,
+                                                int x) {
+  const int height = static_cast<int>(problem.size[1]), width = static_cast<int>(problem.size[2]);
+  const int channels = static_cast<int>(problem.channels);
+  const int64_t whole = int64_t{height} * width * channels, pixel = int64_t{y} * width + x;
+  return (int64_t{place.image} + image) * whole + (problem.channels_last ? pixel * channels : pixel);
 }
 
 // The input pixel in a slot of the box; false where it lies outside the image, the batch or the box.
@@ -26,7 +29,7 @@ __device__ __forceinline__ bool slot_pixel(const PointwiseProblem& problem, cons
   const int y = line - image * box.height + box.y + place.out_y * static_cast<int>(problem.stride[1]);
   const bool inside = image < tiles.images && place.image + image < problem.batch && y >= 0 && y < problem.size[1] &&
                       x >= 0 && x < problem.size[2];
-  *offset = inside ? pixel_offset(problem, place.image + image, y, x) : 0;
+  *offset = pixel_offset(problem, place, image, y, x);
   return inside;
 }
 
@@ -34,16 +37,24 @@ __device__ __forceinline__ bool slot_pixel(const PointwiseProblem& problem, cons
 template <typename E>
 __device__ __forceinline__ void stage_channels(const PointwiseProblem& problem, const PointwiseTiles& tiles,
                                                const Place& place, const Box& box, char* stage) {
-  constexpr int kChunks = kLine / kChunk;
-  const auto* x = static_cast<const typename E::Stored*>(problem.x);
-  // A thread keeps its chunk, because the threads are a multiple of the chunks of a line.
-  const int chunk = threadIdx.x % kChunks;
+  constexpr int kChunks = kLine / kChunk, kTogether = 32 / kChunks;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, chunk = lane % kChunks;
   const int channel = box.channel + chunk * kPerChunk<E>;
   const bool exists = channel < problem.channels;
-  for (int slot = threadIdx.x / kChunks; slot < box.slots; slot += kThreads / kChunks) {
-    int64_t offset;
-    const bool valid = slot_pixel(problem, tiles, place, box, slot, &offset) && exists;
-    cp_async<kChunk>(stage + slot * kLine + chunk * kChunk, valid ? x + offset + channel : x, valid);
+  const auto* x = static_cast<const typename E::Stored*>(problem.x);
+  // Each lane works out one slot's address, then the lanes copy four slots at a time, 128 bytes each.
+  for (int first = warp * 32; first < box.slots; first += kThreads) {
+    int64_t mine;
+    if (!slot_pixel(problem, tiles, place, box, first + lane, &mine)) mine = -1;
+#pragma unroll
+    for (int i = 0; i < kChunks; ++i) {
+      const int within = i * kTogether + lane / kChunks;
+      const int64_t offset = __shfl_sync(0xffffffffu, mine, within);
+      const bool valid = offset >= 0 && exists;
+      if (first + within < box.slots) {
+        cp_async<kChunk>(stage + (first + within) * kLine + chunk * kChunk, valid ? x + offset + channel : x, valid);
+      }
+    }
   }
 }
 
@@ -85,30 +96,33 @@ __device__ __forceinline__ void stage_rows(const PointwiseProblem& problem, cons
 
 // Line n of the tile holds weight[column + n, k .. k + slab), zero past the matrix.
 template <typename E, int COLUMNS>
-__device__ __forceinline__ void stage_weights(const PointwiseProblem& problem, int64_t column, int64_t k, char* tile) {
+__device__ __forceinline__ void stage_weights(const PointwiseProblem& problem, int column, int k, char* tile) {
   using Stored = typename E::Stored;
-  constexpr int kChunks = kLine / kChunk;
+  constexpr int kChunks = kLine / kChunk, kTogether = kThreads / kChunks;
+  const int chunk = threadIdx.x % kChunks, first = threadIdx.x / kChunks;
+  const int rows = static_cast<int>(problem.rows), row = k + chunk * kPerChunk<E>;
+  const int exist = static_cast<int>(problem.out_channels) - column;
   const auto* weight = static_cast<const Stored*>(problem.weight);
-  const int chunk = threadIdx.x % kChunks;
-  const int64_t row = k + chunk * kPerChunk<E>;
-  if (whole_chunks<E>(weight, problem.rows)) {
-    for (int n = threadIdx.x / kChunks; n < COLUMNS; n += kThreads / kChunks) {
-      const bool valid = column + n < problem.out_channels && row < problem.rows;
-      cp_async<kChunk>(tile + swizzled(n, chunk * kChunk), valid ? weight + (column + n) * problem.rows + row : weight,
-                       valid);
+  const auto* from = weight + int64_t{column + first} * rows + row;
+  const int64_t step = int64_t{kTogether} * rows;
+  if (whole_chunks<E>(weight, rows)) {
+#pragma unroll
+    for (int n = first; n < COLUMNS + first; n += kTogether) {
+      const bool valid = n < exist && row < rows;
+      cp_async<kChunk>(tile + swizzled(n, chunk * kChunk), valid ? from : weight, valid);
+      from += step;
     }
     return;
   }
-  for (int n = threadIdx.x / kChunks; n < COLUMNS; n += kThreads / kChunks) {
+#pragma unroll 1
+  for (int n = first; n < COLUMNS; n += kTogether) {
     union {
       Stored value[kPerChunk<E>];
       uint4 all;
     };
-    for (int i = 0; i < kPerChunk<E>; ++i) {
-      const bool valid = column + n < problem.out_channels && row + i < problem.rows;
-      value[i] = valid ? weight[(column + n) * problem.rows + row + i] : Stored(0);
-    }
+    for (int i = 0; i < kPerChunk<E>; ++i) value[i] = n < exist && row + i < rows ? from[i] : Stored(0);
     *reinterpret_cast<uint4*>(tile + swizzled(n, chunk * kChunk)) = all;
+    from += step;
   }
 }
 

@@ -7,8 +7,18 @@
 namespace asl::cuda::pointwise {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
-constexpr int kPatch = 4;                     // a warp samples kPatch x kPatch pixels
-constexpr int kPixels = kWarps * kPatch * kPatch;
+constexpr int kPatch = 4, kPatchPixels = kPatch * kPatch;
+
+// A block's part of the output. Its warps lie kDown by kAcross over the product, 32 pixels each; each samples kRows
+// lines of a patch of 4 x 4 pixels.
+template <int PIXELS, int COLUMNS>
+struct Tile {
+  static constexpr int kPixels = PIXELS, kColumns = COLUMNS;
+  static constexpr int kPatches = PIXELS / kPatchPixels, kWarpsEach = kWarps / kPatches, kRows = kPatch / kWarpsEach;
+  static constexpr int kDown = PIXELS / 32, kAcross = kWarps / kDown, kWide = COLUMNS / kAcross;
+  // As many blocks on a multiprocessor as their sums leave registers for.
+  static constexpr int kBlocks = kWide > 32 ? 2 : 3;
+};
 
 // How a slab's input reaches the sampling threads.
 enum class Way : int {
@@ -87,19 +97,19 @@ __device__ __forceinline__ bool whole_chunks(const void* base, int64_t line_elem
 
 // One warp fills the slab's part of the table; `k` is the slab's first row, `at` its place in the table.
 template <typename E>
-__device__ void describe_slab(const PointwiseProblem& problem, const PointwiseTiles& tiles, const Table& table, int64_t k,
+__device__ void describe_slab(const PointwiseProblem& problem, const PointwiseTiles& tiles, const Table& table, int k,
                               int at, int lane) {
   constexpr int kFar = 2000000000;
   int low_y = kFar, low_x = kFar, low_channel = kFar, high_y = -kFar, high_x = -kFar, high_channel = -kFar;
   for (int i = 0; i < E::kLaneRows; ++i) {
     const int entry = at * kSlab<E> + lane * E::kLaneRows + i;
-    const int64_t row = k + lane * E::kLaneRows + i;
+    const int row = k + lane * E::kLaneRows + i;
     int2 whole = make_int2(0, 0);
     float2 fraction = make_float2(0.0f, 0.0f);
     int64_t channel = -1;
     if (row < problem.rows) {
-      read_shift(problem, row * problem.axes + problem.axes - 1, &whole.x, &fraction.x);
-      if (problem.axes > 1) read_shift(problem, row * problem.axes, &whole.y, &fraction.y);
+      read_shift(problem, int64_t{row} * problem.axes + problem.axes - 1, &whole.x, &fraction.x);
+      if (problem.axes > 1) read_shift(problem, int64_t{row} * problem.axes, &whole.y, &fraction.y);
       channel = problem.source == nullptr ? row : problem.source[row];
       if (channel < 0 || channel >= problem.channels) {
         channel = 0;

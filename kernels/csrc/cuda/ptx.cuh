@@ -66,6 +66,17 @@ __device__ __forceinline__ void cp_async_wait() {
 #endif
 }
 
+// One 16-byte store to global memory; the compiler tends to split an assignment into words.
+__device__ __forceinline__ void store_16(void* global, uint4 value) {
+#ifdef ASL_EMULATE
+  *static_cast<uint4*>(global) = value;
+#else
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(global), "r"(value.x), "r"(value.y), "r"(value.z),
+               "r"(value.w)
+               : "memory");
+#endif
+}
+
 // Four 8x8 matrices of 16-bit elements; lane i points at row i % 8 (16 bytes, aligned) of matrix i / 8.
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&result)[4], const void* row) {
 #ifdef ASL_EMULATE

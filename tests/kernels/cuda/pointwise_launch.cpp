@@ -6,7 +6,7 @@
 using namespace asl::cuda;
 
 // `numbers`: batch, channels, rows, out channels; size, out, stride (z, y, x each); axes, the shift's type, whether
-// channels come last, ReLU; the type, whether by TF32; shared memory of a block and of a multiprocessor.
+// channels come last, ReLU; the type, whether by TF32; multiprocessors, shared memory of a block and of a multiprocessor.
 extern "C" const char* pointwise(const void* x, const void* shift, const int64_t* source, const void* weight,
                                  const void* bias, const void* residual, void* out, const int64_t* numbers) {
   PointwiseProblem problem{};
@@ -30,7 +30,8 @@ extern "C" const char* pointwise(const void* x, const void* shift, const int64_t
   problem.shift_type = static_cast<Real>(numbers[14]);
   problem.channels_last = numbers[15] != 0;
   problem.relu = numbers[16] != 0;
-  const Device device{static_cast<int32_t>(numbers[19]), static_cast<int32_t>(numbers[20])};
+  const Device device{static_cast<int32_t>(numbers[19]), static_cast<int32_t>(numbers[20]),
+                      static_cast<int32_t>(numbers[21])};
   switch (static_cast<Real>(numbers[17])) {
     case Real::float32: return asl_pointwise_float32(&problem, &device, static_cast<int>(numbers[18]), nullptr);
     case Real::bfloat16: return asl_pointwise_bfloat16(&problem, &device, nullptr);
