@@ -19,7 +19,7 @@ ALLOWED = (RuntimeError, ValueError, NotImplementedError, MemoryError)
 OPTIONAL = ("source", "bias", "residual")
 FILLED = {"zero": 0.0, "nan": torch.nan, "inf": torch.inf, "-inf": -torch.inf, "huge": 1e30, "tiny": 1e-30}
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-11, torch.bfloat16: 4e-2, torch.float16: 1e-2}
-LARGE = 1 << 27  # elements of a tensor that lies in little memory, and that a kernel may have to copy
+LARGE = 1 << 24  # elements or rows of a tensor that claims more than it has memory for
 OUT_OF_MEMORY = ("can't allocate memory", "Storage size calculation overflowed", "not enough memory", "bad_alloc")
 
 
@@ -116,9 +116,9 @@ def judge(call: dict[str, Any]) -> tuple[str, str]:
         torch.set_num_threads(call["threads"])
     devices = {value.device.type for value in made.values() if isinstance(value, Tensor)}
     actual, error = run(getattr(torch.ops.asl, call["op"]), made)
-    # torch hands None on where a tensor is required, and whatever meets it first complains.
-    undefined = any(made[name] is None for name in made if name not in OPTIONAL)
-    if error is not None and not isinstance(error, ALLOWED) and not undefined:
+    # torch hands None on where a tensor is required, and sparse tensors too: whatever meets them first complains.
+    foreign = any(made[name] is None for name in made if name not in OPTIONAL) or _any_sparse(made)
+    if error is not None and not isinstance(error, ALLOWED) and not foreign:
         return "wrong", f"raised {type(error).__name__}: {error}"
     if error is not None and ("INTERNAL ASSERT" in str(error) or not str(error).strip()):
         return "wrong", f"raised without a useful message: {error}"
@@ -150,10 +150,14 @@ def judge(call: dict[str, Any]) -> tuple[str, str]:
         raise
 
 
+def _any_sparse(made: dict[str, Any]) -> bool:
+    return any(isinstance(value, Tensor) and value.layout != torch.strided for value in made.values())
+
+
 def _may_refuse(message: str, made: dict[str, Any]) -> bool:
     """Layouts that only the reference can read, and sizes that only it has memory for."""
     tensors = [value for value in made.values() if isinstance(value, Tensor)]
-    if any(value.layout != torch.strided or value.numel() > LARGE for value in tensors):
+    if _any_sparse(made) or any(max([tensor.numel(), *tensor.shape]) > LARGE for tensor in tensors):
         return True
     return any(text in message for text in OUT_OF_MEMORY)
 
