@@ -31,7 +31,7 @@ struct Device {
 };
 
 // Sizes of shared memory that the plan and the kernel agree on.
-constexpr int kTableSlabs = 16, kTableRowBytes = 20, kBoxBytes = 36;
+constexpr int kTableSlabs = 16, kTableRowBytes = 20, kBoxBytes = 36, kPatchBytes = 16, kItemBytes = 16;
 
 // How the output is cut for the tile kernel: a tile is 4x4 patches of pixels of `images` images by `columns` channels.
 struct PointwiseTiles {

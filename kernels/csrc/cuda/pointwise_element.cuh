@@ -90,6 +90,8 @@ struct Float32 : FullWidth {
   static __device__ __forceinline__ uint32_t word(const float (&value)[1]) { return __float_as_uint(value[0]); }
 };
 
+constexpr int kSlotGroup = 32;  // input pixels whose places a warp works out at once
+
 // Rows of a slab, and elements of a chunk.
 template <typename E>
 constexpr int kSlab = kLine / E::kBytes;

@@ -12,8 +12,8 @@ __device__ __forceinline__ int64_t output_offset(const PointwiseProblem& problem
   const int height = static_cast<int>(problem.out_size[1]), width = static_cast<int>(problem.out_size[2]);
   const int channels = static_cast<int>(problem.out_channels);
   if (!exists || y >= height || x >= width) return -1;
-  const int64_t pixel = int64_t{y} * width + x;
-  return int64_t{image} * height * width * channels + (problem.channels_last ? pixel * channels : pixel);
+  if (problem.channels_last) return ((int64_t{image} * height + y) * width + x) * channels;
+  return int64_t{image} * height * width * channels + int64_t{y} * width + x;
 }
 
 // A NaN stays one, as in torch.
@@ -119,25 +119,32 @@ __device__ __forceinline__ void store_outputs(const PointwiseProblem& problem, c
       problem.channels_last && problem.out_channels % 8 == 0 && aligned(problem.out) && aligned(problem.residual);
   const float bound = problem.relu ? 0.0f : __uint_as_float(0xff800000u);
   const int first = first_column<T>(column, warp, lane);
+  const auto each = [&](const auto& store) {
 #pragma unroll
-  for (int m = 0; m < Sums<T>::kTilesDown; ++m) {
+    for (int m = 0; m < Sums<T>::kTilesDown; ++m) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int64_t offset = pixel[warp / T::kAcross * 32 + m * 16 + half * 8 + lane / 4];
+      for (int half = 0; half < 2; ++half) {
+        const int64_t offset = pixel[warp / T::kAcross * 32 + m * 16 + half * 8 + lane / 4];
 #pragma unroll
-      for (int n = 0; n < Sums<T>::kTilesAcross; n += 2) {
-        float value[2][2] = {{sums.at[m][n][half * 2], sums.at[m][n][half * 2 + 1]},
-                             {sums.at[m][n + 1][half * 2], sums.at[m][n + 1][half * 2 + 1]}};
-        if (pairs) {
-          store_pair<E>(problem, offset, first + n * 8, bound, value, lane);
-        } else {
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            store_element<E>(problem, offset, first + n * 8 + i / 2 * 8 + i % 2, bound, value[i / 2][i % 2]);
-          }
+        for (int n = 0; n < Sums<T>::kTilesAcross; n += 2) {
+          float value[2][2] = {{sums.at[m][n][half * 2], sums.at[m][n][half * 2 + 1]},
+                               {sums.at[m][n + 1][half * 2], sums.at[m][n + 1][half * 2 + 1]}};
+          store(offset, first + n * 8, value);
         }
       }
     }
+  };
+  if (pairs) {
+    each([&](int64_t offset, int at, float (&value)[2][2]) {
+      store_pair<E>(problem, offset, at, bound, value, lane);
+    });
+  } else {
+    each([&](int64_t offset, int at, float (&value)[2][2]) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        store_element<E>(problem, offset, at + i / 2 * 8 + i % 2, bound, value[i / 2][i % 2]);
+      }
+    });
   }
 }
 

@@ -8,38 +8,21 @@
 
 namespace asl::cuda::pointwise {
 
-// The parts of dynamic shared memory, in this order; plan_pointwise() adds them up the same way.
-struct Memory {
-  char* left;     // [pixels] lines: samples
-  char* weights;  // [weight_slabs][columns] lines
-  char* input;    // [slots] lines
-  int64_t* pixel;  // [pixels], see output_offset()
-  Table table;
-
-  __device__ __forceinline__ Memory(char* shared, const PointwiseTiles& tiles, int slab) {
-    char* next = shared;
-    const auto take = [&next](int bytes) {
-      char* at = next;
-      next += bytes;
-      return at;
-    };
-    const int rows = tiles.table_slabs * slab;
-    left = take(tiles.pixels * kLine);
-    weights = take(tiles.weight_slabs * tiles.columns * kLine);
-    input = take(tiles.slots * kLine);
-    pixel = reinterpret_cast<int64_t*>(take(tiles.pixels * 8));
-    table.fraction = reinterpret_cast<float2*>(take(rows * 8));
-    table.whole = reinterpret_cast<int2*>(take(rows * 8));
-    table.channel = reinterpret_cast<int*>(take(rows * 4));
-    table.box = reinterpret_cast<Box*>(take(tiles.table_slabs * static_cast<int>(sizeof(Box))));
-  }
-};
-
 // A tile's number in mixed radix: columns count fastest, so that blocks that share pixels run close in time, then
 // neighbours in the image, whose common input is still in cache.
 struct Item {
   int column, x, y, group;
 
+  static __device__ __forceinline__ Item of(unsigned number, const PointwiseTiles& tiles) {
+    Item item;
+    item.column = static_cast<int>(number % tiles.column_tiles);
+    number /= tiles.column_tiles;
+    item.x = static_cast<int>(number % tiles.tiles_x);
+    number /= tiles.tiles_x;
+    item.y = static_cast<int>(number % tiles.tiles_y);
+    item.group = static_cast<int>(number / tiles.tiles_y);
+    return item;
+  }
   __device__ __forceinline__ void advance(const PointwiseTiles& tiles) {
     const auto carry = [](int& digit, int step, int radix) {
       digit += step;
@@ -55,6 +38,39 @@ struct Item {
   __device__ __forceinline__ Place place(const PointwiseTiles& tiles) const {
     return {group * tiles.images, y * tiles.patch_rows * kPatch, x * tiles.patch_columns * kPatch,
             column * T::kColumns};
+  }
+};
+static_assert(sizeof(Item) == kItemBytes);
+
+// The parts of dynamic shared memory, in this order; plan_pointwise() adds them up the same way.
+struct Memory {
+  char* left;     // [pixels] lines: samples
+  char* weights;  // [weight_slabs][columns] lines
+  char* input;    // [slots] lines
+  int64_t* pixel;  // [pixels], see output_offset()
+  // Kept here, since registers are short.
+  Patch* patch;  // of each warp
+  Item* item;    // [2], this step's and the next one's
+  Table table;
+
+  __device__ __forceinline__ Memory(char* shared, const PointwiseTiles& tiles, int slab) {
+    char* next = shared;
+    const auto take = [&next](int bytes) {
+      char* at = next;
+      next += bytes;
+      return at;
+    };
+    const int rows = tiles.table_slabs * slab;
+    left = take(tiles.pixels * kLine);
+    weights = take(tiles.weight_slabs * tiles.columns * kLine);
+    input = take(tiles.slots * kLine);
+    pixel = reinterpret_cast<int64_t*>(take(tiles.pixels * 8));
+    patch = reinterpret_cast<Patch*>(take(kWarps * kPatchBytes));
+    item = reinterpret_cast<Item*>(take(2 * kItemBytes));
+    table.fraction = reinterpret_cast<float2*>(take(rows * 8));
+    table.whole = reinterpret_cast<int2*>(take(rows * 8));
+    table.channel = reinterpret_cast<int*>(take(rows * 4));
+    table.box = reinterpret_cast<Box*>(take(tiles.table_slabs * static_cast<int>(sizeof(Box))));
   }
 };
 
@@ -83,34 +99,31 @@ __global__ void __launch_bounds__(kThreads, T::kBlocks) shift_pointwise(Pointwis
 
   const int number = warp / T::kWarpsEach, each = tiles.patch_rows * tiles.patch_columns, within = number % each;
   const int row = warp % T::kWarpsEach * T::kRows;
-  const Patch patch{number / each, within / tiles.patch_columns * kPatch + row, within % tiles.patch_columns * kPatch,
-                    number * kPatchPixels + row * kPatch};
+  if (lane == 0) {
+    memory.patch[warp] = {number / each, within / tiles.patch_columns * kPatch + row,
+                          within % tiles.patch_columns * kPatch, warp * T::kRows * kPatch};
+  }
   // Lines that are never sampled are still multiplied.
   for (int i = lane; i < T::kRows * kPatch * kLine / kChunk; i += 32) {
-    reinterpret_cast<uint4*>(memory.left + patch.line * kLine)[i] = make_uint4(0, 0, 0, 0);
+    reinterpret_cast<uint4*>(memory.left + warp * T::kRows * kPatch * kLine)[i] = make_uint4(0, 0, 0, 0);
   }
 
   const int slabs = static_cast<int>((problem.rows + kSlab<E> - 1) / kSlab<E>);
-  unsigned rest = blockIdx.x;
-  Item item;
-  item.column = static_cast<int>(rest % tiles.column_tiles);
-  rest /= tiles.column_tiles;
-  item.x = static_cast<int>(rest % tiles.tiles_x);
-  rest /= tiles.tiles_x;
-  item.y = static_cast<int>(rest % tiles.tiles_y);
-  item.group = static_cast<int>(rest / tiles.tiles_y);
+  if (threadIdx.x == 0) memory.item[0] = Item::of(blockIdx.x, tiles);
+  __syncthreads();
 
   Sums<T> sums;
   int parity = 0;
   for (int slab = -1;;) {
     char* const weights = memory.weights + parity * (tiles.weight_slabs - 1) * T::kColumns * kLine;
     if (slab >= 0) {
-      const Place place = item.template place<T>(tiles);
+      cp_async_wait<0>();
+      __syncthreads();
+      const Patch patch = memory.patch[warp];
+      const Place place = memory.item[parity].template place<T>(tiles);
       const int image = place.image + patch.image, y = place.out_y + patch.y, x = place.out_x + patch.x;
       const bool exists = patch.image < tiles.images && image < problem.batch && y < problem.out_size[1] &&
                           x < problem.out_size[2];
-      cp_async_wait<0>();
-      __syncthreads();
       if (slab == 0 && lane < T::kRows * kPatch) {
         memory.pixel[patch.line + lane] = output_offset(problem, exists, image, y + lane / kPatch, x + lane % kPatch);
       }
@@ -121,13 +134,14 @@ __global__ void __launch_bounds__(kThreads, T::kBlocks) shift_pointwise(Pointwis
       __syncthreads();
     }
     // From here on nobody reads this slab's input and table entries any more, so the next ones can come.
-    Item next = item;
+    Item next = memory.item[parity];
     int next_slab = slab + 1;
     if (next_slab >= slabs && slab >= 0) {
       next_slab = 0;
       next.advance(tiles);
     }
-    const bool more = next.group < tiles.groups && slabs > 0;
+    if (threadIdx.x == 0) memory.item[parity ^ 1] = next;
+    const bool last = next.group >= tiles.groups, more = !last && slabs > 0;
     if (more && next_slab % tiles.table_slabs == 0 && (slab < 0 || slabs > tiles.table_slabs)) {
       for (int i = warp; i < tiles.table_slabs && next_slab + i < slabs; i += kWarps) {
         describe_slab<E>(problem, tiles, memory.table, (next_slab + i) * kSlab<E>, i, lane);
@@ -141,14 +155,14 @@ __global__ void __launch_bounds__(kThreads, T::kBlocks) shift_pointwise(Pointwis
       stage_slab<E, T>(problem, tiles, memory, next.template place<T>(tiles), next_slab, keep ? nullptr : next_weights);
     }
     if (slab >= 0) {
-      if (slab == 0) begin_sums<E>(problem, item.column * T::kColumns, sums, warp, lane);
+      const int column = memory.item[parity].column * T::kColumns;
+      if (slab == 0) begin_sums<E>(problem, column, sums, warp, lane);
       if (slabs > 0) multiply_slab<E, T>(memory.left, weights, sums, warp, lane);
       if (slab + 1 >= slabs) {
-        store_outputs<E, T>(problem, memory.pixel, item.column * T::kColumns, sums, warp, lane);
+        store_outputs<E, T>(problem, memory.pixel, column, sums, warp, lane);
       }
     }
-    if (next.group >= tiles.groups) return;
-    item = next;
+    if (last) return;
     slab = next_slab;
     parity ^= 1;
   }

@@ -6,7 +6,7 @@
 namespace asl::cuda {
 namespace {
 
-constexpr int64_t kPatch = 4, kLine = 128;
+constexpr int64_t kPatch = 4, kLine = 128, kSlotGroup = 32;
 constexpr int64_t kReserved = 1024;  // shared memory that the system takes of every block
 
 int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -15,7 +15,7 @@ int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t slots_for(const PointwiseProblem& problem, int64_t images, int64_t rows, int64_t columns, int64_t extent) {
   const int64_t height = (kPatch * rows - 1) * problem.stride[1] + 1 + extent;
   const int64_t width = (kPatch * columns - 1) * problem.stride[2] + 1 + extent;
-  return images * height * width + width + 1;
+  return divided_up(images * height * width + width + 1, kSlotGroup) * kSlotGroup;
 }
 
 // The cut with the least work: products of all the tile's pixels, used or not, and the input that is brought in.
@@ -58,13 +58,19 @@ bool plan_pointwise(const PointwiseProblem& problem, const Device& device, int e
   tiles->columns = problem.out_channels <= 64 ? 64 : problem.out_channels <= 128 || !wide ? 128 : 256;
   tiles->pixels = tiles->columns == 256 ? 64 : 128;
   cut(problem, tiles);
+  // The kernel counts 16-byte chunks within a tile's images in 32 bits; eight-fold division keeps this in range.
+  constexpr int64_t kChunks = int64_t{1} << 31;
+  const int64_t lines = tiles->images * problem.size[1];
+  if (lines >= kChunks || lines * problem.size[2] / kChunks * problem.channels > 0) return false;
+  if (lines * problem.size[2] * divided_up(problem.channels, 16 / element_bytes) >= kChunks) return false;
   tiles->column_tiles = static_cast<int32_t>(divided_up(problem.out_channels, tiles->columns));
 
   const int64_t slab = kLine / element_bytes, slabs = divided_up(problem.rows, slab);
   tiles->weight_slabs = slabs > 1 || tiles->column_tiles > 1 ? 2 : 1;
   tiles->table_slabs = static_cast<int32_t>(std::clamp<int64_t>(slabs, 1, kTableSlabs));
+  const int64_t table = tiles->table_slabs * (slab * kTableRowBytes + kBoxBytes);
   const int64_t fixed = (tiles->pixels + tiles->weight_slabs * tiles->columns) * kLine + tiles->pixels * 8 +
-                        tiles->table_slabs * (slab * kTableRowBytes + kBoxBytes);
+                        8 * kPatchBytes + 2 * kItemBytes + table;
   const auto wanted = [&](int64_t extent) {
     return slots_for(problem, tiles->images, tiles->patch_rows, tiles->patch_columns, extent);
   };
@@ -73,7 +79,7 @@ bool plan_pointwise(const PointwiseProblem& problem, const Device& device, int e
   int64_t resident = 1;
   for (const int blocks : {3, 2, 1}) {
     const int64_t share = device.shared_per_multiprocessor / blocks - kReserved;
-    const int64_t room = (std::min<int64_t>(share, device.shared_per_block) - fixed) / kLine;
+    const int64_t room = (std::min<int64_t>(share, device.shared_per_block) - fixed) / (kLine * kSlotGroup) * kSlotGroup;
     tiles->slots = static_cast<int32_t>(std::max<int64_t>(std::min(room, wanted(8)), 0));
     resident = blocks;
     if (room >= wanted(blocks > 2 ? 4 : 2)) break;

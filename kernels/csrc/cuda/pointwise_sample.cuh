@@ -10,6 +10,7 @@ struct Patch {
   int image, y, x;  // y and x in output pixels from the tile's first
   int line;         // of the first pixel in the left operand
 };
+static_assert(sizeof(Patch) == kPatchBytes);
 
 // What a lane keeps of its rows while it walks over the patch.
 template <typename E>
@@ -17,27 +18,23 @@ struct LaneRows {
   float2 fraction[E::kLaneRows];
   int2 whole[E::kLaneRows];
   int channel[E::kLaneRows];
-  bool complete;  // no row lies past K
+  uint32_t kept;  // the bits of a word whose rows do not lie past K
 
   __device__ __forceinline__ LaneRows(const Table& table, int at, int lane) {
-    complete = true;
+    kept = 0;
 #pragma unroll
     for (int r = 0; r < E::kLaneRows; ++r) {
       const int entry = at * kSlab<E> + lane * E::kLaneRows + r;
       fraction[r] = table.fraction[entry];
       whole[r] = table.whole[entry];
       channel[r] = table.channel[entry];
-      complete &= channel[r] >= 0;
+      if (channel[r] >= 0) kept |= E::kLaneRows == 1 ? 0xffffffffu : 0xffffu << 16 * r;
     }
   }
 
   // One pixel's samples into its line of the left operand.
   __device__ __forceinline__ void store(char* left, int line, int lane, float (&sample)[E::kLaneRows]) const {
-    if (!complete) {
-#pragma unroll
-      for (int r = 0; r < E::kLaneRows; ++r) sample[r] = channel[r] < 0 ? 0.0f : sample[r];
-    }
-    *reinterpret_cast<uint32_t*>(left + swizzled(line, lane * 4)) = E::word(sample);
+    *reinterpret_cast<uint32_t*>(left + swizzled(line, lane * 4)) = E::word(sample) & kept;
   }
 };
 

@@ -21,17 +21,21 @@ __device__ __forceinline__ int64_t pixel_offset(const PointwiseProblem& problem,
   return (int64_t{place.image} + image) * whole + (problem.channels_last ? pixel * channels : pixel);
 }
 
-// The input pixel in a slot of the box; false where it lies outside the image, the batch or the box.
-__device__ __forceinline__ bool slot_pixel(const PointwiseProblem& problem, const PointwiseTiles& tiles,
-                                           const Place& place, const Box& box, int slot, int64_t* offset) {
-  const int line = divided(slot, box.per_width), image = divided(line, box.per_height);
-  const int x = slot - line * box.width + box.x + place.out_x * static_cast<int>(problem.stride[2]);
-  const int y = line - image * box.height + box.y + place.out_y * static_cast<int>(problem.stride[1]);
-  const bool inside = image < tiles.images && place.image + image < problem.batch && y >= 0 && y < problem.size[1] &&
-                      x >= 0 && x < problem.size[2];
-  *offset = pixel_offset(problem, place, image, y, x);
-  return inside;
-}
+// The input pixel in a slot of the box; `exists` is false where it lies outside the image, the batch or the box.
+struct SlotPixel {
+  int image, y, x;
+  bool exists;
+
+  __device__ __forceinline__ SlotPixel(const PointwiseProblem& problem, const PointwiseTiles& tiles,
+                                       const Place& place, const Box& box, int slot) {
+    const int line = divided(slot, box.per_width);
+    image = divided(line, box.per_height);
+    x = slot - line * box.width + box.x + place.out_x * static_cast<int>(problem.stride[2]);
+    y = line - image * box.height + box.y + place.out_y * static_cast<int>(problem.stride[1]);
+    exists = image < tiles.images && place.image + image < problem.batch && y >= 0 && y < problem.size[1] && x >= 0 &&
+             x < problem.size[2];
+  }
+};
 
 // Every slot's line holds the channels [box.channel, box.channel + slab), or zeros.
 template <typename E>
@@ -39,20 +43,25 @@ __device__ __forceinline__ void stage_channels(const PointwiseProblem& problem, 
                                                const Place& place, const Box& box, char* stage) {
   constexpr int kChunks = kLine / kChunk, kTogether = 32 / kChunks;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, chunk = lane % kChunks;
-  const int channel = box.channel + chunk * kPerChunk<E>;
-  const bool exists = channel < problem.channels;
-  const auto* x = static_cast<const typename E::Stored*>(problem.x);
-  // Each lane works out one slot's address, then the lanes copy four slots at a time, 128 bytes each.
-  for (int first = warp * 32; first < box.slots; first += kThreads) {
-    int64_t mine;
-    if (!slot_pixel(problem, tiles, place, box, first + lane, &mine)) mine = -1;
+  const int height = static_cast<int>(problem.size[1]), width = static_cast<int>(problem.size[2]);
+  const int chunks = static_cast<int>(problem.channels) / kPerChunk<E>, first_chunk = box.channel / kPerChunk<E> + chunk;
+  const bool channel_exists = first_chunk < chunks;
+  const char* from = static_cast<const char*>(problem.x) +
+                     (int64_t{place.image} * height * width * chunks + first_chunk) * kChunk;
+  // Each lane works out one slot's place, then the lanes copy four slots at a time, 128 bytes each. The stage has room
+  // for whole groups of slots.
+  for (int first = warp * kSlotGroup; first < box.slots; first += kWarps * kSlotGroup) {
+    const SlotPixel pixel(problem, tiles, place, box, first + lane);
+    // In chunks from the group's first image: plan_pointwise() has made sure that they can be counted so.
+    const int mine = pixel.exists ? ((pixel.image * height + pixel.y) * width + pixel.x) * chunks : -1;
+    char* to = stage + (first + lane / kChunks) * kLine + chunk * kChunk;
 #pragma unroll
-    for (int i = 0; i < kChunks; ++i) {
-      const int within = i * kTogether + lane / kChunks;
-      const int64_t offset = __shfl_sync(0xffffffffu, mine, within);
-      const bool valid = offset >= 0 && exists;
-      if (first + within < box.slots) {
-        cp_async<kChunk>(stage + (first + within) * kLine + chunk * kChunk, valid ? x + offset + channel : x, valid);
+    for (int i = 0; i < kSlotGroup / kTogether; ++i) {
+      const int offset = __shfl_sync(0xffffffffu, mine, i * kTogether + lane / kChunks);
+      if (offset >= 0 && channel_exists) {
+        cp_async<kChunk>(to + i * kTogether * kLine, from + int64_t{offset} * kChunk, true);
+      } else {
+        *reinterpret_cast<uint4*>(to + i * kTogether * kLine) = make_uint4(0, 0, 0, 0);
       }
     }
   }
@@ -84,12 +93,12 @@ __device__ __forceinline__ void stage_rows(const PointwiseProblem& problem, cons
     const int64_t channel = channels[word * E::kLaneRows + i];
     from[i] = channel < 0 || last ? channel : channel * problem.size[1] * problem.size[2];
   }
-#pragma unroll 4
+#pragma unroll 2
   for (int slot = first; slot < box.slots; slot += step) {
-    int64_t offset;
-    const bool valid = slot_pixel(problem, tiles, place, box, slot, &offset);
+    const SlotPixel pixel(problem, tiles, place, box, slot);
+    const int64_t offset = pixel_offset(problem, place, pixel.image, pixel.y, pixel.x);
     Stored value[E::kLaneRows];
-    for (int i = 0; i < E::kLaneRows; ++i) value[i] = valid && from[i] >= 0 ? x[offset + from[i]] : Stored(0);
+    for (int i = 0; i < E::kLaneRows; ++i) value[i] = pixel.exists && from[i] >= 0 ? x[offset + from[i]] : Stored(0);
     *reinterpret_cast<uint32_t*>(stage + slot * kLine + word * 4) = packed<E>(value);
   }
 }
@@ -108,8 +117,11 @@ __device__ __forceinline__ void stage_weights(const PointwiseProblem& problem, i
   if (whole_chunks<E>(weight, rows)) {
 #pragma unroll
     for (int n = first; n < COLUMNS + first; n += kTogether) {
-      const bool valid = n < exist && row < rows;
-      cp_async<kChunk>(tile + swizzled(n, chunk * kChunk), valid ? from : weight, valid);
+      if (n < exist && row < rows) {
+        cp_async<kChunk>(tile + swizzled(n, chunk * kChunk), from, true);
+      } else {
+        *reinterpret_cast<uint4*>(tile + swizzled(n, chunk * kChunk)) = make_uint4(0, 0, 0, 0);
+      }
       from += step;
     }
     return;
