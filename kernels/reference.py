@@ -17,8 +17,8 @@ _LARGEST = 2**31
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type in which sums run: float32 for bfloat16, the tensor's own type otherwise."""
-    return torch.float32 if dtype == torch.bfloat16 else dtype
+    """The type in which sums run: float32 for the 16-bit types, the tensor's own type otherwise."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
 def output_size(spatial: Sequence[int], stride: Sequence[int], delta: Sequence[int]) -> list[int]:
@@ -48,9 +48,12 @@ def check_metadata(
     check(1 <= dims <= 3, f"x must be [N, C, *spatial] with 1 to 3 spatial axes, got {x.dim()} dims")
     beside = [shift] if source is None else [shift, source]
     check(all(t.device == x.device for t in beside), f"x, shift and source must be on one device, x is on {x.device}")
-    check(x.dtype in _DTYPES, f"x must be float32, float64 or bfloat16, got {x.dtype}")
+    # On the CPU nobody computes in float16, and the native kernels do not take it.
+    dtypes = _DTYPES if x.device.type == "cpu" else (*_DTYPES, torch.float16)
+    names = "float32, float64 or bfloat16" if x.device.type == "cpu" else "float32, float64, bfloat16 or float16"
+    check(x.dtype in dtypes, f"x must be {names}, got {x.dtype}")
     check(shift.dim() == 2 and shift.shape[1] == dims, f"shift must be [K, {dims}], got {list(shift.shape)}")
-    check(shift.dtype in _DTYPES, f"shift must be float32, float64 or bfloat16, got {shift.dtype}")
+    check(shift.dtype in dtypes, f"shift must be {names}, got {shift.dtype}")
     if source is None:
         check(
             shift.shape[0] == x.shape[1],
@@ -149,7 +152,7 @@ def active_shift(
     """Multilinear samples y[n, k, i] = x[n, source[k]] at i * stride + shift[k].
 
     Args:
-        x: [N, C, *spatial], one to three spatial axes, float32, float64 or bfloat16.
+        x: [N, C, *spatial], one to three spatial axes, float32, float64 or bfloat16 (float16 too off the CPU).
         shift: [K, D] in pixels, absolute: a convolution's tap t is the shift t * dilation - padding.
         source: [K] int64 channel of each row, or None where row k reads channel k.
         stride: output step per axis, at least 1.

@@ -27,8 +27,15 @@ std::string text(const Tensor& tensor) {
   return out.str();
 }
 
-bool supported(ScalarType type) {
-  return type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::BFloat16;
+// Nobody computes in float16 on a CPU, and the CPU's loops do not take it.
+bool supported(const Tensor& tensor) {
+  const ScalarType type = tensor.scalar_type();
+  return type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::BFloat16 ||
+         (type == ScalarType::Half && !tensor.is_cpu());
+}
+
+const char* supported_names(const Tensor& tensor) {
+  return tensor.is_cpu() ? "float32, float64 or bfloat16" : "float32, float64, bfloat16 or float16";
 }
 
 bool is_channels_last(const Tensor& x) {
@@ -80,11 +87,12 @@ Problem check(const Tensor& x, const Tensor& shift, const std::optional<Tensor>&
   problem.dims = dims;
   STD_TORCH_CHECK(dims >= 1 && dims <= 3, "active shift: x must be [N, C, *spatial] with 1 to 3 spatial axes, got ",
                   x.dim(), " dims");
-  STD_TORCH_CHECK(x.is_cpu() && shift.is_cpu(), "active shift: x and shift must be on the CPU");
-  STD_TORCH_CHECK(supported(x.scalar_type()), "active shift: x must be float32, float64 or bfloat16");
+  STD_TORCH_CHECK(shift.device() == x.device() && (!source.has_value() || source->device() == x.device()),
+                  "active shift: x, shift and source must be on one device");
+  STD_TORCH_CHECK(supported(x), "active shift: x must be ", supported_names(x));
   STD_TORCH_CHECK(shift.dim() == 2 && shift.size(1) == dims, "active shift: shift must be [K, ", dims, "], got ",
                   text(shift));
-  STD_TORCH_CHECK(supported(shift.scalar_type()), "active shift: shift must be float32, float64 or bfloat16");
+  STD_TORCH_CHECK(supported(shift), "active shift: shift must be ", supported_names(shift));
   problem.batch = x.size(0);
   problem.channels = x.size(1);
   problem.rows = shift.size(0);
@@ -107,31 +115,31 @@ Problem check(const Tensor& x, const Tensor& shift, const std::optional<Tensor>&
   }
   problem.channels_last = is_channels_last(x);
 
-  problem.source.resize(problem.rows);
   if (source.has_value()) {
-    STD_TORCH_CHECK(source->is_cpu(), "active shift: source must be on the CPU");
     STD_TORCH_CHECK(source->scalar_type() == ScalarType::Long, "active shift: source must be int64");
     STD_TORCH_CHECK(source->dim() == 1 && source->size(0) == problem.rows, "active shift: source must be [K] with K = ",
                     problem.rows, ", got ", text(*source));
-    const int64_t step = problem.rows > 0 ? source->stride(0) : 1;
-    const int64_t* data = static_cast<const int64_t*>(source->data_ptr());
-    for (int64_t k = 0; k < problem.rows; ++k) {
-      const int64_t channel = data[k * step];
-      STD_TORCH_CHECK(channel >= 0 && channel < problem.channels, "active shift: source must lie in [0, ",
-                      problem.channels, "), got ", channel);
-      problem.source[k] = channel;
-    }
   } else {
     STD_TORCH_CHECK(problem.rows == problem.channels, "active shift: without source the rows of shift (", problem.rows,
                     ") must be the channels of x (", problem.channels, ")");
-    for (int64_t k = 0; k < problem.rows; ++k) problem.source[k] = k;
+  }
+  // Elsewhere the values lie on a device, and reading them would wait for it.
+  if (!x.is_cpu()) return problem;
+  problem.source.resize(problem.rows);
+  const int64_t step = source.has_value() && problem.rows > 0 ? source->stride(0) : 1;
+  const int64_t* data = source.has_value() ? static_cast<const int64_t*>(source->data_ptr()) : nullptr;
+  for (int64_t k = 0; k < problem.rows; ++k) {
+    const int64_t channel = data == nullptr ? k : data[k * step];
+    STD_TORCH_CHECK(channel >= 0 && channel < problem.channels, "active shift: source must lie in [0, ",
+                    problem.channels, "), got ", channel);
+    problem.source[k] = channel;
   }
   return problem;
 }
 
 void check_grad(const Problem& problem, const Tensor& grad, const Tensor& x) {
   const std::vector<int64_t> expected = problem.output_shape(problem.rows);
-  bool same = grad.is_cpu() && grad.scalar_type() == x.scalar_type() &&
+  bool same = grad.device() == x.device() && grad.scalar_type() == x.scalar_type() &&
               grad.dim() == static_cast<int64_t>(expected.size());
   for (size_t d = 0; same && d < expected.size(); ++d) same = grad.size(d) == expected[d];
   STD_TORCH_CHECK(same, "active shift: grad must have the output's shape and type, got ", text(grad));

@@ -19,12 +19,13 @@ struct Problem {
   int64_t rows;
   Extent extent;
   bool channels_last;
-  std::vector<int64_t> source;  // [rows], channel of each row, in range
+  std::vector<int64_t> source;  // on the CPU [rows], the channel of each row, in range; else empty
 
   std::vector<int64_t> output_shape(int64_t output_channels) const;
 };
 
-// Throws std::runtime_error with the reason where dims, types, sizes, devices or values do not fit.
+// Throws std::runtime_error with the reason where dims, types, sizes or devices do not fit, on the CPU also where the
+// values of source do not.
 Problem check(const Tensor& x, const Tensor& shift, const std::optional<Tensor>& source,
               const std::vector<int64_t>& stride, const std::vector<int64_t>& delta);
 

@@ -6,6 +6,9 @@
 #include <torch/csrc/stable/library.h>
 
 #include "cpu/loops.h"
+#ifdef ASL_CUDA_ARCHITECTURES
+#include "cuda/launchers.h"
+#endif
 
 STABLE_TORCH_LIBRARY(asl, m) {
   m.def(asl::kActiveShiftSchema);
@@ -22,8 +25,16 @@ STABLE_TORCH_LIBRARY_IMPL(asl, CPU, m) {
   m.impl("shift_pointwise_packed", TORCH_BOX(&asl::shift_pointwise_packed));
 }
 
+#ifdef ASL_CUDA_ARCHITECTURES
+static std::string cuda_info() {
+  return std::string(";cuda=") + asl_cuda_version() + ";cuda_architectures=" + ASL_CUDA_ARCHITECTURES;
+}
+#else
+static std::string cuda_info() { return ";cuda=none"; }
+#endif
+
 extern "C" __attribute__((visibility("default"))) const char* asl_build_info() {
   static const std::string text = std::string("isa=") + asl::isa_name() + ";compiler=" + ASL_COMPILER +
-                                  ";torch_target=" + ASL_TORCH_TARGET;
+                                  ";torch_target=" + ASL_TORCH_TARGET + cuda_info();
   return text.c_str();
 }

@@ -63,7 +63,19 @@ Problem problem_of(const Sizes& sizes, const void* shift, const int64_t* source)
 
 using namespace asl::cuda;
 
+#define ASL_TEXT_OF(number) #number
+#define ASL_TEXT(number) ASL_TEXT_OF(number)
+
 extern "C" {
+
+#ifndef ASL_EMULATE
+const char* asl_cuda_use_device(int device) {
+  const cudaError_t error = cudaSetDevice(device);
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+const char* asl_cuda_version() { return ASL_TEXT(__CUDACC_VER_MAJOR__) "." ASL_TEXT(__CUDACC_VER_MINOR__); }
+#endif
 
 const char* asl_cuda_forward(const Sizes* sizes, const void* x, const void* shift, const int64_t* source, void* y,
                              void* stream) {

@@ -26,6 +26,12 @@ struct Sizes {
 // device: its output and its shift gradient are NaN, it adds nothing to the input's gradient, and nothing is read for it.
 extern "C" {
 
+// Makes the device the current one of the CUDA runtime that the kernels are started through.
+const char* asl_cuda_use_device(int device);
+
+// The toolkit that the kernels were compiled with, such as 13.0.
+const char* asl_cuda_version();
+
 // y [N, K, *out] from x [N, C, *size], shift [K, D], source [K] or null.
 const char* asl_cuda_forward(const asl::cuda::Sizes* sizes, const void* x, const void* shift, const int64_t* source,
                              void* y, void* stream);
