@@ -51,6 +51,9 @@ bool plan_pointwise(const PointwiseProblem& problem, const Device& device, int e
 
 }  // namespace asl::cuda
 
+// What the launchers choose their tiles by, of the CUDA device `index`.
+extern "C" const char* asl_pointwise_device(int index, asl::cuda::Device* device);
+
 // Start the kernel on the CUDA stream and return null, or a message that lives until the thread's next CUDA call.
 // Nothing is allocated and nothing waits, so a launch can be captured into a graph.
 extern "C" {

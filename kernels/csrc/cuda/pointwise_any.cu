@@ -104,7 +104,7 @@ __device__ typename T::Sum sample(const PointwiseProblem& problem, const Sampled
 }
 
 template <typename T>
-__global__ void __launch_bounds__(256) shift_pointwise_any(PointwiseProblem problem, int64_t pixels, int64_t tiles) {
+__global__ void __launch_bounds__(256, 2) shift_pointwise_any(PointwiseProblem problem, int64_t pixels, int64_t tiles) {
   using A = typename T::Sum;
   __shared__ A left[kDepth][kTile + 1], right[kDepth][kTile + 1];
   __shared__ Pixel pixel[kTile];
@@ -129,7 +129,8 @@ __global__ void __launch_bounds__(256) shift_pointwise_any(PointwiseProblem prob
       __syncthreads();
       for (int i = thread; i < kDepth * kTile; i += 256) {
         const int p = problem.channels_last ? i / kDepth : i % kTile, r = problem.channels_last ? i % kDepth : i / kTile;
-        left[r][p] = sample<T>(problem, row[r], pixel[p]);
+        // Rounded to the type of x, as the tensor cores take it and as active_shift gives it.
+        left[r][p] = T::widen(T::narrow(sample<T>(problem, row[r], pixel[p])));
         const int64_t n = column + i / kDepth, at = k + i % kDepth;
         right[i % kDepth][i / kDepth] =
             n < problem.out_channels && at < problem.rows ? T::widen(weight[n * problem.rows + at]) : A(0);
@@ -185,6 +186,22 @@ const char* start(const PointwiseProblem& problem, void* stream) {
 }  // namespace asl::cuda::pointwise
 
 using namespace asl::cuda;
+
+#ifndef ASL_EMULATE
+extern "C" const char* asl_pointwise_device(int index, Device* device) {
+  const struct {
+    cudaDeviceAttr attribute;
+    int32_t* value;
+  } wanted[] = {{cudaDevAttrMultiProcessorCount, &device->multiprocessors},
+                {cudaDevAttrMaxSharedMemoryPerBlockOptin, &device->shared_per_block},
+                {cudaDevAttrMaxSharedMemoryPerMultiprocessor, &device->shared_per_multiprocessor}};
+  for (const auto& each : wanted) {
+    const cudaError_t error = cudaDeviceGetAttribute(each.value, each.attribute, index);
+    if (error != cudaSuccess) return cudaGetErrorString(error);
+  }
+  return nullptr;
+}
+#endif
 
 extern "C" const char* asl_pointwise_any(const PointwiseProblem* problem, Real type, void* stream) {
   switch (type) {

@@ -124,6 +124,8 @@ __device__ __forceinline__ void store_outputs(const PointwiseProblem& problem, c
     for (int m = 0; m < Sums<T>::kTilesDown; ++m) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
+        // Keeps the compiler from reading all lines' offsets and residuals ahead, for which registers are short.
+        __syncwarp();
         const int64_t offset = pixel[warp / T::kAcross * 32 + m * 16 + half * 8 + lane / 4];
 #pragma unroll
         for (int n = 0; n < Sums<T>::kTilesAcross; n += 2) {

@@ -19,7 +19,8 @@ __device__ __forceinline__ void multiply_slab(const char* left, const char* weig
   using S = Sums<T>;
   const int pixel = warp / T::kAcross * 32, column = warp % T::kAcross * T::kWide;
   if constexpr (E::kTensor) {
-#pragma unroll
+    // Unrolled further, the addresses of all steps would take more registers than there are.
+#pragma unroll 2
     for (int step = 0; step < kLine / 32; ++step) {
       uint32_t a[S::kTilesDown][4];
 #pragma unroll
