@@ -78,7 +78,7 @@ struct Memory {
 template <typename E, typename T>
 __device__ __forceinline__ void stage_slab(const PointwiseProblem& problem, const PointwiseTiles& tiles,
                                            const Memory& memory, const Place& place, int slab, char* weights) {
-  const int at = slab % tiles.table_slabs;
+  const int at = slab % kTableSlabs;
   if (weights != nullptr) stage_weights<E, T::kColumns>(problem, place.column, slab * kSlab<E>, weights);
   const Box box = memory.table.box[at];
   if (box.way == Way::channels) {
@@ -115,7 +115,6 @@ __global__ void __launch_bounds__(kThreads, T::kBlocks) shift_pointwise(Pointwis
   Sums<T> sums;
   int parity = 0;
   for (int slab = -1;;) {
-    char* const weights = memory.weights + parity * (tiles.weight_slabs - 1) * T::kColumns * kLine;
     if (slab >= 0) {
       cp_async_wait<0>();
       __syncthreads();
@@ -128,7 +127,7 @@ __global__ void __launch_bounds__(kThreads, T::kBlocks) shift_pointwise(Pointwis
         memory.pixel[patch.line + lane] = output_offset(problem, exists, image, y + lane / kPatch, x + lane % kPatch);
       }
       if (exists && slabs > 0) {
-        sample_patch<E, T::kRows>(problem, memory.table, slab % tiles.table_slabs, place, patch, memory.input,
+        sample_patch<E, T::kRows>(problem, memory.table, slab % kTableSlabs, place, patch, memory.input,
                                   memory.left);
       }
       __syncthreads();
@@ -142,8 +141,8 @@ __global__ void __launch_bounds__(kThreads, T::kBlocks) shift_pointwise(Pointwis
     }
     if (threadIdx.x == 0) memory.item[parity ^ 1] = next;
     const bool last = next.group >= tiles.groups, more = !last && slabs > 0;
-    if (more && next_slab % tiles.table_slabs == 0 && (slab < 0 || slabs > tiles.table_slabs)) {
-      for (int i = warp; i < tiles.table_slabs && next_slab + i < slabs; i += kWarps) {
+    if (more && next_slab % kTableSlabs == 0 && (slab < 0 || slabs > kTableSlabs)) {
+      for (int i = warp; i < kTableSlabs && next_slab + i < slabs; i += kWarps) {
         describe_slab<E>(problem, tiles, memory.table, (next_slab + i) * kSlab<E>, i, lane);
       }
       __syncthreads();
@@ -151,11 +150,12 @@ __global__ void __launch_bounds__(kThreads, T::kBlocks) shift_pointwise(Pointwis
     if (more) {
       // Weights that fill one slab and all columns stay for every tile.
       const bool keep = tiles.weight_slabs == 1 && slab >= 0;
-      char* const next_weights = memory.weights + (parity ^ 1) * (tiles.weight_slabs - 1) * T::kColumns * kLine;
-      stage_slab<E, T>(problem, tiles, memory, next.template place<T>(tiles), next_slab, keep ? nullptr : next_weights);
+      char* const weights = memory.weights + (parity ^ 1) * (tiles.weight_slabs - 1) * T::kColumns * kLine;
+      stage_slab<E, T>(problem, tiles, memory, next.template place<T>(tiles), next_slab, keep ? nullptr : weights);
     }
     if (slab >= 0) {
       const int column = memory.item[parity].column * T::kColumns;
+      const char* const weights = memory.weights + parity * (tiles.weight_slabs - 1) * T::kColumns * kLine;
       if (slab == 0) begin_sums<E>(problem, column, sums, warp, lane);
       if (slabs > 0) multiply_slab<E, T>(memory.left, weights, sums, warp, lane);
       if (slab + 1 >= slabs) {
