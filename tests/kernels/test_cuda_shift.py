@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import dataclasses
 import importlib.util
 import shutil
 import sys
@@ -116,3 +118,99 @@ def test_shift_gradient_equals_the_reference(kernels: Any, dtype: torch.dtype, s
     # The sum is rounded to shift's type; its terms were added in the compute type of x.
     coarsest = max(torch.float32 if dtype != torch.float64 else dtype, actual.dtype, key=problems.TOLERANCE.__getitem__)
     _check_close(actual.double(), expected.double(), coarsest, 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_results_do_not_depend_on_the_order_of_threads(kernels: Any, dtype: torch.dtype, seed: int) -> None:
+    problem = problems.random_problem(seed, dtype)
+    for run in (_forward, _input_gradient, _shift_gradient):
+        first = run(kernels, problem, 1)
+        assert all(torch.equal(first, run(kernels, problem, other)) for other in (2, 3))
+
+
+def _positions(problem: Any) -> list[Tensor]:
+    """Per axis the sampled position of every row and output pixel, [K, out]."""
+    axes = zip(problem.out, problem.stride, problem.shift.double().unbind(1), strict=True)
+    return [torch.arange(count) * step + shift[:, None] for count, step, shift in axes]
+
+
+def _far_outside(problem: Any) -> Tensor:
+    """[K, *out]: no pixel lies within a pixel's reach of the position, not even for a central difference."""
+    result = torch.zeros(len(problem.shift), *problem.out, dtype=torch.bool)
+    for axis, at in enumerate(_positions(problem)):
+        outside = (at < -1.01) | (at > problem.spatial[axis] + 0.01)
+        result |= outside.view(len(at), *(at.shape[1] if d == axis else 1 for d in range(len(problem.out))))
+    return result
+
+
+def _with_holes(problem: Any, of_x: Tensor, of_grad: Tensor, value: float) -> Any:
+    """The problem with `value` in x where of_x [C, *spatial] and in grad where of_grad [K, *out]."""
+    x, grad = problem.x.clone(), problem.grad.clone()
+    for image, mask in ((x, of_x), (grad, of_grad)):
+        view = image.movedim(-1, 1) if problem.channels_last else image
+        view.masked_fill_(mask, value)
+    return dataclasses.replace(problem, x=x, grad=grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_what_no_tap_reads_never_leaks(kernels: Any, dtype: torch.dtype, value: float, seed: int) -> None:
+    problem = problems.random_problem(seed, dtype)
+    ones = torch.ones_like(problem.first(problem.grad))
+    read, _ = reference.active_shift_backward(ones, *problem.arguments(), True, False)
+    none = torch.zeros(problem.first(problem.grad).shape[1:], dtype=torch.bool)
+    holed = _with_holes(problem, read[0] == 0, none, value)
+    _check_close(problem.first(_forward(kernels, holed, seed)), reference.active_shift(*problem.arguments()), dtype)
+
+    far = _far_outside(problem)
+    holed = _with_holes(problem, torch.zeros_like(read[0], dtype=torch.bool), far, value)
+    grad = problem.first(problem.grad).masked_fill(far, 0)
+    expected = reference.active_shift_backward(grad, *problem.arguments(), True, True)
+    _check_close(problem.first(_input_gradient(kernels, holed, seed)), expected[0], dtype, 2)
+    coarsest = max(torch.float32, problem.shift.dtype, key=problems.TOLERANCE.__getitem__)
+    _check_close(_shift_gradient(kernels, holed, seed).double(), expected[1].double(), coarsest, 4)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_rows_that_are_not_usable_stay_to_themselves(kernels: Any, channels_last: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    good = [1, 3, 4]
+    x, grad = torch.randn(2, 3, 8, 8, generator=generator), torch.randn(2, 6, 8, 8, generator=generator)
+    shift = torch.randn(6, 2, generator=generator)
+    shift[5, 1] = torch.inf
+    source = torch.tensor([-1, 0, 3, 2, 0, 1])
+    images = [t.movedim(1, -1).contiguous() if channels_last else t for t in (x, grad)]
+    problem = problems.Problem(*images, shift, source, [1, 1], [-1, -1], channels_last)
+    usable = (x.double(), shift[good], source[good], [1, 1], [-1, -1])
+
+    y = problem.first(_forward(kernels, problem, 0))
+    assert torch.isnan(y[:, [0, 2, 5]]).all()
+    _check_close(y[:, good], reference.active_shift(*usable), torch.float32)
+    expected = reference.active_shift_backward(grad.double()[:, good], *usable, True, True)
+    _check_close(problem.first(_input_gradient(kernels, problem, 0)), expected[0], torch.float32, 2)
+    slopes = _shift_gradient(kernels, problem, 0)
+    assert torch.isnan(slopes[[0, 2, 5]]).all()
+    _check_close(slopes[good].double(), expected[1].double(), torch.float32, 4)
+
+
+def test_images_too_long_for_32_bits_are_refused(kernels: Any) -> None:
+    fields = problems.Sizes(batch=1, channels=1, rows=1, dims=1)
+    fields.size[:], fields.out[:], fields.stride[:] = [1, 1, 2**30], [1, 1, 2**30], [1, 1, 1]
+    empty = torch.empty(1)
+    with pytest.raises(emulated.KernelFault, match="too long"):
+        kernels.call("asl_cuda_forward", ctypes.byref(fields), Read(empty), Read(empty), None, empty, None)
+
+
+def test_the_list_of_readers_is_sorted_by_channel_and_row(kernels: Any) -> None:
+    source = torch.tensor([2, 0, 2, 7, -3, 0, 2])
+    problem = problems.Problem(torch.zeros(1, 3, 4), torch.zeros(1, 7, 4), torch.zeros(7, 1), source, [1], [-1], False)
+    readers = torch.full((4 + 7,), -1, dtype=torch.int32)
+    kernels.call(
+        "asl_cuda_input_gradient", problem.sizes(), Read(problem.grad), Read(problem.shift), Read(source), readers,
+        torch.zeros(1, 3, 4), None,
+    )  # fmt: skip
+    assert readers.tolist() == [0, 2, 2, 5, 1, 5, 0, 2, 6, 3, 4]
