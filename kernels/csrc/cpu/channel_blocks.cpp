@@ -77,6 +77,13 @@ BlockPlan plan_blocks(const Problem& problem, const std::vector<RowShift<float>>
     find_windows(block, problem.source.data() + first, problem.channels);
     plan.lowest_row = std::max(plan.lowest_row, block.y.first + block.y.count - 1);
   }
+  const auto taps_alike = [](const AxisTaps& a, const AxisTaps& b) { return a.first == b.first && a.count == b.count; };
+  for (size_t b = plan.blocks.size(); b-- > 1;) {
+    ChannelBlock& block = plan.blocks[b - 1];
+    const ChannelBlock& next = plan.blocks[b];
+    const bool whole = block.channel >= 0 && next.channel >= 0 && next.present == kBlock;
+    if (whole && taps_alike(block.y, next.y) && taps_alike(block.x, next.x)) block.alike = next.alike + 1;
+  }
   return plan;
 }
 

@@ -44,16 +44,34 @@ struct Grid {
     per_strip = (out_height + height - 1) / height;
   }
   int64_t count() const { return strips * per_strip; }
-  Tile tile(int64_t index) const {
-    const int64_t x0 = index / per_strip * width, y0 = index % per_strip * height;
-    return {y0, x0, std::min(height, extent.out[1] - y0), std::min(width, extent.out[2] - x0)};
+};
+
+// The tiles of a batch in order, from any one on.
+struct Walk {
+  const Grid& grid;
+  int64_t n, strip, step;
+
+  Walk(const Grid& grid, int64_t index)
+      : grid(grid), n(index / grid.count()), strip(index / grid.per_strip % grid.strips), step(index % grid.per_strip) {}
+  void next() {
+    if (++step < grid.per_strip) return;
+    step = 0;
+    if (++strip < grid.strips) return;
+    strip = 0;
+    ++n;
+  }
+  Tile tile() const {
+    const int64_t x0 = strip * grid.width, y0 = step * grid.height;
+    return {y0, x0, std::min(grid.height, grid.extent.out[1] - y0), std::min(grid.width, grid.extent.out[2] - x0)};
   }
 };
+
+constexpr int64_t kMostTogether = 8;
 
 // A weight that does not fit into the first-level cache is read once for several tiles.
 int64_t tiles_together(int64_t weight_bytes, int64_t panel_bytes) {
   constexpr int64_t kSmall = 128 * 1024, kLarge = 1024 * 1024, kPanels = 256 * 1024;
-  const int64_t wanted = weight_bytes <= kSmall ? 1 : weight_bytes <= kLarge ? 4 : 8;
+  const int64_t wanted = weight_bytes <= kSmall ? 1 : weight_bytes <= kLarge ? 4 : kMostTogether;
   return std::clamp<int64_t>(kPanels / std::max<int64_t>(panel_bytes, 1), 1, wanted);
 }
 
@@ -65,50 +83,64 @@ struct Layer {
   Product product;    // what all tiles share
   const Tiles& tiles;
 
-  // Image rows that only the tile after next will read; nothing where the strip ends.
-  void look_ahead(Product& job, const Image& of, const Tile& tile, int64_t together) const {
+  // Image rows that only a later tile of the strip will read, and where that tile will write; where there is none,
+  // what is there already.
+  void look_ahead(Product& job, const Image& of, int64_t n, const Tile& tile, int64_t together) const {
     const Extent& extent = of.extent;
-    const int64_t step = tile.height * extent.stride[1];
-    const int64_t last = (tile.y0 + tile.height - 1 + together * tile.height) * extent.stride[1] + plan.lowest_row;
-    const int64_t first = grid.strips > 1 ? last : last - step + 1;
-    const int64_t begin = std::max<int64_t>(0, (tile.x0 - 1) * extent.stride[2]);
-    const int64_t columns = std::min(extent.size[2] - begin, (tile.width + 2) * extent.stride[2]);
-    const bool there = first >= 0 && last < extent.size[1] && columns > 0;
-    job.ahead = reinterpret_cast<const char*>(of.data + (there ? (first * extent.size[2] + begin) * of.channels : 0));
-    job.ahead_bytes = there ? ((last - first) * extent.size[2] + columns) * of.channels * 4 : 0;
+    const int64_t y = tile.y0 + together * grid.height;
+    const int64_t last = (y + tile.height - 1) * extent.stride[1] + plan.lowest_row;
+    const int64_t first = grid.strips > 1 ? last : last - grid.height * extent.stride[1] + 1;
+    const int64_t column = std::max<int64_t>(0, (tile.x0 - 1) * extent.stride[2]);
+    const int64_t read = first >= 0 && last < extent.size[1] ? (first * extent.size[2] + column) * of.channels : 0;
+    const int64_t pixel = y + tile.height <= extent.out[1] ? y * extent.out[2] + tile.x0 : 0;
+    job.read_ahead = reinterpret_cast<const char*>(of.data + read);
+    job.write_ahead = reinterpret_cast<const char*>(product.output + n * output_step + pixel * product.out_channels);
+  }
+
+  // The bytes of one such look, shared out over the rows of all pieces of the product.
+  void set_steps(Product& job, int64_t blocks) const {
+    const Extent& extent = image.extent;
+    const int64_t reads = grid.strips > 1 ? (grid.width + 2) * extent.stride[2]
+                                          : grid.height * extent.stride[1] * extent.size[2];
+    const int64_t steps = std::max<int64_t>(product.rows * ((blocks + 1) / 2), 1);
+    const int64_t size = static_cast<int64_t>(sizeof(float));
+    job.read_step = reads * image.channels * size / steps;
+    job.write_step = grid.height * grid.width * product.out_channels * size / steps;
   }
 
   // Tiles [first, last) of the batch, output channels [sixteen * from, sixteen * to).
   void run(int64_t first, int64_t last, int64_t from, int64_t to) const {
     const int64_t blocks = static_cast<int64_t>(plan.blocks.size());
-    const int64_t panel_size = blocks * tiles.pixels * kBlock;
+    const int64_t panel_step = tiles.pixels * kBlock, panel_size = blocks * panel_step;
     const int64_t weight_bytes = (to - from) * kBlock * product.rows * static_cast<int64_t>(sizeof(float));
     const int64_t panel_bytes = panel_size * static_cast<int64_t>(sizeof(float));
     const int64_t together = tiles_together(weight_bytes, panel_bytes);
     float* panels = static_cast<float*>(panel_scratch.get(together * panel_bytes));
-    int64_t at[8][kTile];
-    Product jobs[8];
+    int64_t at[kMostTogether][kTile];
+    Product jobs[kMostTogether];
+    for (int64_t i = 0; i < together; ++i) {
+      jobs[i] = product;
+      jobs[i].panel = panels + i * panel_size;
+      jobs[i].at = at[i];
+      set_steps(jobs[i], to - from);
+    }
+    Walk walk(grid, first);
     for (int64_t begin = first; begin < last; begin += together) {
       const int64_t count = std::min(together, last - begin);
-      for (int64_t i = 0; i < count; ++i) {
-        const int64_t n = (begin + i) / grid.count();
-        const Tile tile = grid.tile((begin + i) % grid.count());
+      for (int64_t i = 0; i < count; ++i, walk.next()) {
+        const Tile tile = walk.tile();
         Image here = image;
-        here.data += n * image_step;
-        float* panel = panels + i * panel_size;
-        for (int64_t b = 0; b < blocks; ++b) {
-          tiles.sample(panel + b * tiles.pixels * kBlock, here, plan.blocks[static_cast<size_t>(b)], tile);
-        }
-        Product& job = jobs[i] = product;
-        job.panel = panel;
-        job.at = at[i];
-        job.pixels = tile.height * tile.width;
-        int64_t* to = at[i];
+        here.data += walk.n * image_step;
+        tiles.sample(panels + i * panel_size, panel_step, here, plan.blocks.data(), blocks, tile);
+        jobs[i].pixels = tile.height * tile.width;
+        look_ahead(jobs[i], here, walk.n, tile, together);
+        int64_t* to_pixel = at[i];
         for (int64_t y = 0; y < tile.height; ++y) {
           const int64_t row = (tile.y0 + y) * image.extent.out[2] + tile.x0;
-          for (int64_t x = 0; x < tile.width; ++x) *to++ = n * output_step + (row + x) * job.out_channels;
+          for (int64_t x = 0; x < tile.width; ++x) {
+            *to_pixel++ = walk.n * output_step + (row + x) * product.out_channels;
+          }
         }
-        look_ahead(job, here, tile, together);
       }
       if (count == 1) {
         tiles.multiply(jobs[0], from, to);
@@ -117,7 +149,8 @@ struct Layer {
       for (int64_t block = from; block < to; block += 2) {
         for (int64_t i = 0; i < count; ++i) {
           tiles.multiply(jobs[i], block, std::min(to, block + 2));
-          jobs[i].ahead_bytes = 0;
+          jobs[i].read_ahead += jobs[i].read_step * product.rows;
+          jobs[i].write_ahead += jobs[i].write_step * product.rows;
         }
       }
     }

@@ -23,8 +23,9 @@ struct Piece {
   int64_t rows;
   int64_t channel;  // first output channel
   int64_t present;  // output channels
-  const char* ahead;
-  int64_t ahead_step;
+  const char* read_ahead;
+  const char* write_ahead;
+  int64_t read_step, write_step;
 };
 
 template <int P, int N>
@@ -86,13 +87,17 @@ void multiply_piece(const Piece& piece, const Product& product, const int64_t* a
   begin_sums<P, N>(sum, piece, product, at);
   const float* panel = piece.panel;
   const float* weight = piece.weight;
-  const char* ahead = piece.ahead;
+  const char* read_ahead = piece.read_ahead;
+  const char* write_ahead = piece.write_ahead;
   int64_t left = piece.rows;
   for (; left >= kBlock; left -= kBlock, panel += piece.panel_step) {
     // Not unrolled: with two rows at once the compiler keeps more broadcasts than it has registers for.
 #pragma GCC unroll 1
-    for (int r = 0; r < kBlock; ++r, ahead += piece.ahead_step, weight += kBlock) {
-      __builtin_prefetch(ahead);
+    for (int r = 0; r < kBlock; ++r, weight += kBlock) {
+      __builtin_prefetch(read_ahead);
+      __builtin_prefetch(write_ahead, 1);
+      read_ahead += piece.read_step;
+      write_ahead += piece.write_step;
       add_row<P, N>(sum, panel + r, weight, piece.weight_step);
     }
   }
@@ -131,10 +136,11 @@ void multiply(const Product& product, int64_t first, int64_t last) {
   piece.rows = product.rows;
   // As many pixels in each piece: a last one of few would leave most of the registers idle.
   const int64_t pieces = (product.pixels + kMostPixels - 1) / kMostPixels;
-  const int64_t each = (product.pixels + pieces - 1) / pieces;
-  const int64_t steps = ((last - first + kPanels - 1) / kPanels) * pieces * (product.rows / kBlock) * kBlock;
-  piece.ahead_step = steps > 0 ? product.ahead_bytes / steps : 0;
-  piece.ahead = product.ahead;
+  const int64_t each = pieces == 1 ? product.pixels : (product.pixels + pieces - 1) / pieces;
+  piece.read_step = product.read_step;
+  piece.write_step = product.write_step;
+  piece.read_ahead = product.read_ahead;
+  piece.write_ahead = product.write_ahead;
   for (int64_t block = first; block < last; block += kPanels) {
     const int64_t panels = least(kPanels, last - block);
     piece.weight = product.weight + block * piece.weight_step;
@@ -143,7 +149,8 @@ void multiply(const Product& product, int64_t first, int64_t last) {
     for (int64_t p = 0; p < product.pixels; p += each) {
       piece.panel = product.panel + p * kBlock;
       kPieces[panels - 1][least(each, product.pixels - p) - 1](piece, product, product.at + p);
-      piece.ahead += piece.ahead_step * (product.rows / kBlock) * kBlock;
+      piece.read_ahead += piece.read_step * (product.rows & -kBlock);
+      piece.write_ahead += piece.write_step * (product.rows & -kBlock);
     }
   }
 }

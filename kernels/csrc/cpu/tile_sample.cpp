@@ -6,6 +6,7 @@ namespace asl {
 namespace {
 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // Columns that are summed at a time; a tile's row of any stride is cut to fit.
 constexpr int64_t kColumns = 64;
@@ -105,10 +106,9 @@ struct Line {
   int64_t channels;
 };
 
-// columns[i] = sum over the line's rows at image column first + i, for i in [begin, end).
+// columns[i] = sum over the line's rows at column i, for i in [begin, end).
 template <int N, typename Source>
-void sum_rows(float* columns, const Line& line, const Source& source, int lane, int64_t first, int64_t begin,
-              int64_t end) {
+void sum_rows(float* columns, const Line& line, const Source& source, int lane, int64_t begin, int64_t end) {
   const int count = N > 0 ? N : static_cast<int>(line.count);
   constexpr int kRoom = N > 0 ? N : static_cast<int>(kMostTaps);
   vec weight[kRoom];
@@ -117,7 +117,7 @@ void sum_rows(float* columns, const Line& line, const Source& source, int lane, 
   for (int t = 0; t < count; ++t) {
     weight[t] = load(line.weight[t] + lane);
     lanes[t] = lanes_of(weight[t]);
-    row[t] = line.row[t] + first * line.channels;
+    row[t] = line.row[t];
   }
   for (int64_t i = begin; i < end; ++i) {
     const int64_t offset = i * line.channels;
@@ -146,17 +146,17 @@ void sum_columns(float* panel, const float* columns, const AxisTaps& taps, int l
 }
 
 template <typename Source>
-ASL_INLINE void sum_any_rows(float* columns, const Line& line, const Source& source, int lane, int64_t first,
-                             int64_t begin, int64_t end) {
+ASL_INLINE void sum_any_rows(float* columns, const Line& line, const Source& source, int lane, int64_t begin,
+                             int64_t end) {
   switch (line.count) {
     case 1:
-      return sum_rows<1>(columns, line, source, lane, first, begin, end);
+      return sum_rows<1>(columns, line, source, lane, begin, end);
     case 2:
-      return sum_rows<2>(columns, line, source, lane, first, begin, end);
+      return sum_rows<2>(columns, line, source, lane, begin, end);
     case 3:
-      return sum_rows<3>(columns, line, source, lane, first, begin, end);
+      return sum_rows<3>(columns, line, source, lane, begin, end);
     default:
-      return sum_rows<0>(columns, line, source, lane, first, begin, end);
+      return sum_rows<0>(columns, line, source, lane, begin, end);
   }
 }
 
@@ -174,123 +174,155 @@ ASL_INLINE void sum_any_columns(float* panel, const float* columns, const AxisTa
   }
 }
 
-// Both at once at stride 1 for few taps: the columns under a pixel's x taps wait in registers.
-template <int NY, int NX, typename Source>
-void slide(float* panel, const Line& line, const Source& source, const AxisTaps& taps, int lane, int64_t first,
-           int64_t width, int64_t pixels) {
-  vec y_weight[NY], x_weight[NX];
-  Lanes y_lanes[NY], x_lanes[NX];
-  const float* row[NY];
+// Where the taps of a tile's row lie: `count` image rows from `row`, `row_step` floats apart, the first of them under the
+// block's tap `first_tap`; of the `columns` image columns from there, only [begin, end) exist.
+struct Under {
+  const float* row;
+  int64_t row_step, channels, first_tap, count, columns, begin, end;
+};
+
+// Both axes at once, at stride 1 and for few taps: the columns under a pixel's x taps wait in registers. Blocks that
+// read in place at the same offsets, one after the other.
+template <int NY, int NX>
+void slide(float* panel, int64_t step, const ChannelBlock* blocks, int64_t count, const Under& under) {
+  const int64_t channels = under.channels, row_step = under.row_step;
+  const int64_t columns = under.columns, begin = under.begin, end = under.end;
+  for (int64_t b = 0; b < count; ++b, panel += step) {
+    for (int lane = 0; lane < kBlock; lane += kLanes) {
+      vec y_weight[NY], x_weight[NX];
+      Lanes y_lanes[NY], x_lanes[NX];
 #pragma GCC unroll 4
-  for (int t = 0; t < NY; ++t) {
-    y_weight[t] = load(line.weight[t] + lane);
-    y_lanes[t] = lanes_of(y_weight[t]);
-    row[t] = line.row[t];
+      for (int t = 0; t < NY; ++t) {
+        y_weight[t] = load(blocks[b].y.weight[under.first_tap + t] + lane);
+        y_lanes[t] = lanes_of(y_weight[t]);
+      }
+#pragma GCC unroll 4
+      for (int t = 0; t < NX; ++t) {
+        x_weight[t] = load(blocks[b].x.weight[t] + lane);
+        x_lanes[t] = lanes_of(x_weight[t]);
+      }
+      const float* pixel = under.row + blocks[b].channel + lane;
+      float* dst = panel + lane;
+      vec window[NX] = {};
+      const auto column = [&](const float* at) {
+        vec sum = times_at(y_lanes[0], y_weight[0], at);
+#pragma GCC unroll 4
+        for (int t = 1; t < NY; ++t) sum = add_at(sum, y_lanes[t], y_weight[t], at + t * row_step);
+        return sum;
+      };
+      const auto emit = [&](vec newest) {
+        window[NX - 1] = newest;
+        vec sum = times(x_lanes[0], x_weight[0], window[0]);
+#pragma GCC unroll 4
+        for (int t = 1; t < NX; ++t) sum = add(sum, x_lanes[t], x_weight[t], window[t]);
+        save(dst, sum);
+        dst += kBlock;
+#pragma GCC unroll 4
+        for (int t = 0; t + 1 < NX; ++t) window[t] = window[t + 1];
+      };
+#pragma GCC unroll 4
+      for (int t = 0; t + 1 < NX; ++t) window[t] = t >= begin && t < end ? column(pixel + t * channels) : vec{};
+      int64_t i = NX - 1;
+      for (; i < begin; ++i) emit(vec{});
+      for (const float* at = pixel + i * channels; i < end; ++i, at += channels) emit(column(at));
+      for (; i < columns; ++i) emit(vec{});
+    }
   }
-#pragma GCC unroll 4
-  for (int t = 0; t < NX; ++t) {
-    x_weight[t] = load(taps.weight[t] + lane);
-    x_lanes[t] = lanes_of(x_weight[t]);
-  }
-  const auto column = [&](int64_t at) {
-    const int64_t offset = at * line.channels;
-    vec sum = source.first(y_lanes[0], y_weight[0], row[0] + offset);
-#pragma GCC unroll 4
-    for (int t = 1; t < NY; ++t) sum = source.next(sum, y_lanes[t], y_weight[t], row[t] + offset);
-    return sum;
-  };
-  vec window[NX];
-  const auto emit = [&](vec newest) {
-    window[NX - 1] = newest;
-    vec sum = times(x_lanes[0], x_weight[0], window[0]);
-#pragma GCC unroll 4
-    for (int t = 1; t < NX; ++t) sum = add(sum, x_lanes[t], x_weight[t], window[t]);
-    save(panel, sum);
-    panel += kBlock;
-#pragma GCC unroll 4
-    for (int t = 0; t + 1 < NX; ++t) window[t] = window[t + 1];
-  };
-#pragma GCC unroll 4
-  for (int t = 0; t + 1 < NX; ++t) window[t] = first + t >= 0 && first + t < width ? column(first + t) : vec{};
-  int64_t at = first + NX - 1;
-  const int64_t end = at + pixels, inside = least(end, width);
-  for (; at < least(end, 0); ++at) emit(vec{});
-  for (; at < inside; ++at) emit(column(at));
-  for (; at < end; ++at) emit(vec{});
 }
 
-template <typename Source>
-using Slide = void (*)(float*, const Line&, const Source&, const AxisTaps&, int, int64_t, int64_t, int64_t);
-template <typename Source>
-constexpr Slide<Source> kSlides[3][3] = {{slide<1, 1, Source>, slide<1, 2, Source>, slide<1, 3, Source>},
-                                         {slide<2, 1, Source>, slide<2, 2, Source>, slide<2, 3, Source>},
-                                         {slide<3, 1, Source>, slide<3, 2, Source>, slide<3, 3, Source>}};
+typedef void (*Slide)(float*, int64_t, const ChannelBlock*, int64_t, const Under&);
+const Slide kSlides[3][3] = {{slide<1, 1>, slide<1, 2>, slide<1, 3>},
+                             {slide<2, 1>, slide<2, 2>, slide<2, 3>},
+                             {slide<3, 1>, slide<3, 2>, slide<3, 3>}};
 
-// Output columns [x0, x0 + pixels) of one output row.
+// Any stride, any number of taps, any channels: the columns of a block wait in memory.
 template <typename Source>
-ASL_INLINE void sample_run(float* panel, const Image& image, const ChannelBlock& block, const Line& line, int64_t x0,
-                           int64_t pixels) {
-  const int64_t width = image.extent.size[2], stride = image.extent.stride[2];
-  const int64_t first = x0 * stride + block.x.first;
-  if (stride == 1 && line.count <= 3 && block.x.count <= 3) {
-    for (int lane = 0; lane < kBlock; lane += kLanes) {
-      kSlides<Source>[line.count - 1][block.x.count - 1](panel + lane, line, Source(block, image.channels, lane),
-                                                         block.x, lane, first, width, pixels);
-    }
-    return;
+void sample_block(float* panel, const ChannelBlock& block, const Under& under, int64_t stride, int64_t pixels) {
+  Line line;
+  line.channels = under.channels;
+  line.count = under.count;
+  for (int64_t t = 0; t < under.count; ++t) {
+    line.row[t] = under.row + t * under.row_step;
+    line.weight[t] = block.y.weight[under.first_tap + t];
   }
-  const int64_t count = (pixels - 1) * stride + block.x.count;
-  const int64_t begin = least(count, first < 0 ? -first : 0);
-  const int64_t there = width - first, end = there < begin ? begin : least(count, there);
   alignas(64) float columns[kColumns * kBlock];
   for (int lane = 0; lane < kBlock; lane += kLanes) {
-    for (int64_t i = 0; i < begin; ++i) save(columns + i * kBlock, vec{});
-    for (int64_t i = end; i < count; ++i) save(columns + i * kBlock, vec{});
-    sum_any_rows(columns, line, Source(block, image.channels, lane), lane, first, begin, end);
+    for (int64_t i = 0; i < under.begin; ++i) save(columns + i * kBlock, vec{});
+    for (int64_t i = under.end; i < under.columns; ++i) save(columns + i * kBlock, vec{});
+    sum_any_rows(columns, line, Source(block, under.channels, lane), lane, under.begin, under.end);
     sum_any_columns(panel + lane, columns, block.x, lane, stride, pixels);
   }
 }
 
-void sample(float* panel, const Image& image, const ChannelBlock& block, const Tile& tile) {
-  const Extent& extent = image.extent;
-  const int64_t height = extent.size[1], width = extent.size[2];
+inline bool in_place(const ChannelBlock& block) {
 #if defined(__AVX512F__)
-  const bool in_place = block.channel >= 0;
+  return block.channel >= 0;
 #else
   // Only masked loads may reach past a pixel's last channel.
-  const bool in_place = block.channel >= 0 && block.present == kBlock;
+  return block.channel >= 0 && block.present == kBlock;
 #endif
-  const bool fits = (tile.width - 1) * extent.stride[2] + block.x.count <= kColumns;
-  const int64_t room = fits ? tile.width : (kColumns - block.x.count) / extent.stride[2] + 1;
-  Line line;
-  line.channels = image.channels;
-  for (int64_t y = tile.y0; y < tile.y0 + tile.height; ++y, panel += tile.width * kBlock) {
-    line.count = 0;
-    for (int64_t t = 0; t < block.y.count; ++t) {
-      const int64_t at = y * extent.stride[1] + block.y.first + t;
-      if (at < 0 || at >= height) continue;
-      line.row[line.count] = image.data + at * width * image.channels;
-      line.weight[line.count++] = block.y.weight[t];
+}
+
+// Output columns [x0, x0 + pixels) of output row y.
+void sample_run(float* panel, int64_t step, const Image& image, const ChannelBlock* blocks, int64_t count, int64_t y,
+                int64_t x0, int64_t pixels) {
+  const Extent& extent = image.extent;
+  const ChannelBlock& block = *blocks;
+  const int64_t width = extent.size[2], stride = extent.stride[2];
+  const int64_t top = y * extent.stride[1] + block.y.first, left = x0 * stride + block.x.first;
+  Under under;
+  under.channels = image.channels;
+  under.row_step = width * image.channels;
+  under.first_tap = most(0, -top);
+  under.count = most(0, least(block.y.count, extent.size[1] - top) - under.first_tap);
+  under.columns = (pixels - 1) * stride + block.x.count;
+  under.begin = least(under.columns, most(0, -left));
+  under.end = most(under.begin, least(under.columns, width - left));
+  if (under.count == 0 || block.x.count == 0) {
+    for (int64_t b = 0; b < count; ++b) {
+      __builtin_memset(panel + b * step, 0, static_cast<unsigned long>(pixels * kBlock) * sizeof(float));
     }
-    if (line.count == 0 || block.x.count == 0) {
-      __builtin_memset(panel, 0, static_cast<unsigned long>(tile.width * kBlock) * sizeof(float));
-      continue;
+    return;
+  }
+  // As an integer: a tile at the border begins left of the image, only [begin, end) is read through it.
+  under.row = reinterpret_cast<const float*>(
+      reinterpret_cast<intptr_t>(image.data) +
+      ((top + under.first_tap) * width + left) * image.channels * static_cast<int64_t>(sizeof(float)));
+  if (in_place(block)) {
+    if (stride == 1 && under.count <= 3 && block.x.count <= 3) {
+      return kSlides[under.count - 1][block.x.count - 1](panel, step, blocks, count, under);
     }
-    for (int64_t x = 0; x < tile.width; x += room) {
-      const int64_t pixels = least(room, tile.width - x);
-      if (in_place) {
-        sample_run<Consecutive>(panel + x * kBlock, image, block, line, tile.x0 + x, pixels);
-      } else {
-        sample_run<Windows>(panel + x * kBlock, image, block, line, tile.x0 + x, pixels);
+    for (int64_t b = 0; b < count; ++b) {
+      sample_block<Consecutive>(panel + b * step, blocks[b], under, stride, pixels);
+    }
+  } else {
+    for (int64_t b = 0; b < count; ++b) sample_block<Windows>(panel + b * step, blocks[b], under, stride, pixels);
+  }
+}
+
+void sample(float* panel, int64_t step, const Image& image, const ChannelBlock* blocks, int64_t count,
+            const Tile& tile) {
+  const int64_t stride = image.extent.stride[2];
+  for (int64_t b = 0; b < count;) {
+    const ChannelBlock& block = blocks[b];
+    const int64_t alike = in_place(block) ? block.alike : 1;
+    const bool fits = (tile.width - 1) * stride + block.x.count <= kColumns;
+    const int64_t room = fits ? tile.width : (kColumns - block.x.count) / stride + 1;
+    for (int64_t y = 0; y < tile.height; ++y) {
+      for (int64_t x = 0; x < tile.width; x += room) {
+        sample_run(panel + b * step + (y * tile.width + x) * kBlock, step, image, blocks + b, alike, tile.y0 + y,
+                   tile.x0 + x, least(room, tile.width - x));
       }
     }
+    b += alike;
   }
 }
 
 }  // namespace
 
-void ASL_JOIN(tile_sample_, ASL_ISA)(float* panel, const Image& image, const ChannelBlock& block, const Tile& tile) {
-  sample(panel, image, block, tile);
+void ASL_JOIN(tile_sample_, ASL_ISA)(float* panel, int64_t step, const Image& image, const ChannelBlock* blocks,
+                                     int64_t count, const Tile& tile) {
+  sample(panel, step, image, blocks, count, tile);
 }
 
 }  // namespace asl

@@ -23,6 +23,7 @@ struct AxisTaps {
 struct ChannelBlock {
   AxisTaps y, x;
   int64_t present = 0;      // rows; the rest of the block is padding
+  int64_t alike = 1;        // this block and those after it whose taps lie at the same offsets, if all read in place
   int64_t channel = -1;     // where the rows read consecutive channels the first of them, else -1
   int32_t source[kBlock];   // the channel of each row, for padding that of the first
   // For free sources: at most `windows` loads of sixteen channels reach all rows' channels.
@@ -60,17 +61,20 @@ struct Product {
   int64_t pixels;     // at most panel_pixels
   float* output;
   Epilogue epilogue;
-  // Bytes that the next tile will read, brought closer meanwhile.
-  const char* ahead;
-  int64_t ahead_bytes;
+  // What a later tile will read and where it will write, brought closer meanwhile: so many bytes further for each row
+  // of each piece.
+  const char* read_ahead;
+  const char* write_ahead;
+  int64_t read_step, write_step;
 };
 
 struct Tiles {
   int64_t pixels;  // of a full tile
 
-  // panel[p][r] = row r of the block at the tile's pixel p. Taps outside the image are not read, nor is what a row's
-  // weight is zero for.
-  void (*sample)(float* panel, const Image& image, const ChannelBlock& block, const Tile& tile);
+  // panel[b * step + p * 16 + r] = row r of block b at the tile's pixel p. Taps outside the image are not read, nor is
+  // what a row's weight is zero for.
+  void (*sample)(float* panel, int64_t step, const Image& image, const ChannelBlock* blocks, int64_t count,
+                 const Tile& tile);
 
   // Output channels [sixteen * first, sixteen * last) of the product; each sum runs over the rows in order.
   void (*multiply)(const Product& product, int64_t first, int64_t last);
