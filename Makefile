@@ -21,7 +21,7 @@ ROOMS := kernels converter workers service cli
 LINKS := $(addprefix .dev/aslconvert/,$(ROOMS))
 NATIVE_SOURCES := $(wildcard CMakeLists.txt kernels/build.py) $(shell find kernels/csrc -type f 2>/dev/null)
 
-.PHONY: setup demo test lint bench-kernels fuzz clean
+.PHONY: setup demo test lint bench-kernels fuzz sanitize clean
 
 setup: $(STAMPS)/installed $(STAMPS)/kernels
 
@@ -42,6 +42,9 @@ bench-kernels: setup
 
 fuzz: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/kernels/fuzz.py --seconds $(FUZZ_SECONDS)
+
+sanitize: setup
+	$(BIN)/python tests/kernels/sanitize.py
 
 clean:
 	rm -rf build dist out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

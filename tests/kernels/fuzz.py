@@ -114,6 +114,7 @@ def main() -> int:
     """Fuzzes until the time is over; 1 where anything was found, with the calls to repeat it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--calls", type=int, help="stop after so many as well")
     parser.add_argument("--seed", type=int, help="fresh without it")
     parser.add_argument("--most", type=int, default=10, help="findings after which to stop")
     parser.add_argument("--messages", action="store_true", help="print each kind of error once")
@@ -130,7 +131,7 @@ def main() -> int:
     names, types = schemas(), dtypes()
     say(f"{build_info()}, seed {seed}, {', '.join(sorted(names))}")
     end = time.monotonic() + options.seconds
-    while time.monotonic() < end and findings < options.most:
+    while time.monotonic() < end and findings < options.most and counts.total() != options.calls:
         call = fuzz_inputs.random_call(draw, names, types, odd=draw.random() < 0.75)
         verdict, text = worker.ask(call)
         counts[verdict] += 1

@@ -42,7 +42,16 @@ def build() -> None:
     Raises:
         subprocess.CalledProcessError: CMake or the compiler failed; both print why.
     """
-    configure = ["cmake", "-S", str(ROOT), "-B", str(BUILD), "-DASL_SANITIZE=ON", "-DASL_REQUIRE_NATIVE=ON"]
+    configure = [
+        "cmake",
+        "-S",
+        str(ROOT),
+        "-B",
+        str(BUILD),
+        "-DASL_SANITIZE=ON",
+        "-DASL_REQUIRE_NATIVE=ON",
+        "-DASL_CUDA=OFF",
+    ]
     configure += [f"-DPython_EXECUTABLE={sys.executable}", f"-DCMAKE_CXX_COMPILER={shutil.which('g++')}"]
     for command in (configure, ["cmake", "--build", str(BUILD), "--parallel"]):
         subprocess.run(command, check=True)
