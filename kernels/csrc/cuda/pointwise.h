@@ -31,7 +31,7 @@ struct Device {
 };
 
 // Sizes of shared memory that the plan and the kernel agree on.
-constexpr int kTableSlabs = 16, kTableRowBytes = 20, kBoxBytes = 36, kPatchBytes = 16, kItemBytes = 16;
+constexpr int kTableSlabs = 16, kTableRowBytes = 24, kBoxBytes = 48, kPatchBytes = 16, kItemBytes = 16;
 
 // How the output is cut for the tile kernel: a tile is 4x4 patches of pixels of `images` images by `columns` channels.
 struct PointwiseTiles {
@@ -40,6 +40,9 @@ struct PointwiseTiles {
   int32_t column_tiles, tiles_x, tiles_y, groups;  // tiles along channels, x, y and images
   int32_t step[4];                                 // `grid` in that mixed radix: from a block's tile to its next
   int32_t grid;                                    // blocks
+  int32_t batch, height, width, channels;          // of the problem, which a thread then need not narrow
+  int32_t out_height, out_width, out_channels;
+  int32_t stride_y, stride_x;
   int32_t weight_slabs, table_slabs;               // that are held at a time
   int32_t slots;                                   // input pixels that there is room for
   int64_t shared_bytes;

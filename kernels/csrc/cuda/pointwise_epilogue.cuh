@@ -7,10 +7,9 @@
 namespace asl::cuda::pointwise {
 
 // Element offset of output channel 0 of a pixel, or -1 where there is none.
-__device__ __forceinline__ int64_t output_offset(const PointwiseProblem& problem, bool exists, int image, int y,
-                                                 int x) {
-  const int height = static_cast<int>(problem.out_size[1]), width = static_cast<int>(problem.out_size[2]);
-  const int channels = static_cast<int>(problem.out_channels);
+__device__ __forceinline__ int64_t output_offset(const PointwiseProblem& problem, const PointwiseTiles& tiles,
+                                                 bool exists, int image, int y, int x) {
+  const int height = tiles.out_height, width = tiles.out_width, channels = tiles.out_channels;
   if (!exists || y >= height || x >= width) return -1;
   if (problem.channels_last) return ((int64_t{image} * height + y) * width + x) * channels;
   return int64_t{image} * height * width * channels + int64_t{y} * width + x;
@@ -38,31 +37,37 @@ __device__ __forceinline__ int first_column(int column, int warp, int lane) {
   return column + warp % T::kAcross * T::kWide + lane % 4 * 2;
 }
 
+// The bias of a tile's columns, or zeros.
 template <typename E, typename T>
-__device__ __forceinline__ void begin_sums(const PointwiseProblem& problem, int column, Sums<T>& sums, int warp,
-                                           int lane) {
+__device__ __forceinline__ void stage_bias(const PointwiseProblem& problem, const PointwiseTiles& tiles, int column,
+                                           float* bias) {
+  const int at = threadIdx.x;
+  if (at >= T::kColumns) return;
+  bias[at] = problem.bias != nullptr && column + at < tiles.out_channels ? read<E>(problem.bias, column + at) : 0.0f;
+}
+
+template <typename T>
+__device__ __forceinline__ void begin_sums(const float* bias, Sums<T>& sums, int warp, int lane) {
 #pragma unroll
   for (int n = 0; n < Sums<T>::kTilesAcross; ++n) {
+    const float2 both = *reinterpret_cast<const float2*>(bias + first_column<T>(0, warp, lane) + n * 8);
 #pragma unroll
-    for (int side = 0; side < 2; ++side) {
-      const int at = first_column<T>(column, warp, lane) + n * 8 + side;
-      const float bias = problem.bias != nullptr && at < problem.out_channels ? read<E>(problem.bias, at) : 0.0f;
-#pragma unroll
-      for (int m = 0; m < Sums<T>::kTilesDown; ++m) sums.at[m][n][side] = sums.at[m][n][2 + side] = bias;
+    for (int m = 0; m < Sums<T>::kTilesDown; ++m) {
+      sums.at[m][n][0] = sums.at[m][n][2] = both.x;
+      sums.at[m][n][1] = sums.at[m][n][3] = both.y;
     }
   }
 }
 
 // One line's sums of two neighbouring tiles, where the output's channels are a multiple of eight: whole sectors.
-template <typename E>
-__device__ __forceinline__ void store_pair(const PointwiseProblem& problem, int64_t offset, int column, float bound,
-                                           float (&value)[2][2], int lane) {
+template <typename E, bool RESIDUAL>
+__device__ __forceinline__ void store_pair(const PointwiseProblem& problem, int channels, int64_t offset, int column,
+                                           float bound, float (&value)[2][2], int lane) {
   auto* out = static_cast<typename E::Stored*>(problem.out);
-  const int channels = static_cast<int>(problem.out_channels);
   uint32_t word[2][2 / E::kLaneRows];
 #pragma unroll
   for (int tile = 0; tile < 2; ++tile) {
-    if (problem.residual != nullptr && offset >= 0 && column + tile * 8 < channels) {
+    if (RESIDUAL && offset >= 0 && column + tile * 8 < channels) {
       const auto* residual = static_cast<const typename E::Stored*>(problem.residual) + offset + column + tile * 8;
       if constexpr (E::kBytes == 2) {
         float more[2];
@@ -112,11 +117,12 @@ __device__ __forceinline__ void store_element(const PointwiseProblem& problem, i
 
 // `pixel` [T::kPixels] holds the output offsets of the tile's pixels.
 template <typename E, typename T>
-__device__ __forceinline__ void store_outputs(const PointwiseProblem& problem, const int64_t* pixel, int column,
-                                              const Sums<T>& sums, int warp, int lane) {
+__device__ __forceinline__ void store_outputs(const PointwiseProblem& problem, const PointwiseTiles& tiles,
+                                              const int64_t* pixel, int column, const Sums<T>& sums, int warp,
+                                              int lane) {
   const auto aligned = [](const void* base) { return reinterpret_cast<uintptr_t>(base) % 8 == 0; };
   const bool pairs =
-      problem.channels_last && problem.out_channels % 8 == 0 && aligned(problem.out) && aligned(problem.residual);
+      problem.channels_last && tiles.out_channels % 8 == 0 && aligned(problem.out) && aligned(problem.residual);
   const float bound = problem.relu ? 0.0f : __uint_as_float(0xff800000u);
   const int first = first_column<T>(column, warp, lane);
   const auto each = [&](const auto& store) {
@@ -136,9 +142,13 @@ __device__ __forceinline__ void store_outputs(const PointwiseProblem& problem, c
       }
     }
   };
-  if (pairs) {
+  if (pairs && problem.residual == nullptr) {
     each([&](int64_t offset, int at, float (&value)[2][2]) {
-      store_pair<E>(problem, offset, at, bound, value, lane);
+      store_pair<E, false>(problem, tiles.out_channels, offset, at, bound, value, lane);
+    });
+  } else if (pairs) {
+    each([&](int64_t offset, int at, float (&value)[2][2]) {
+      store_pair<E, true>(problem, tiles.out_channels, offset, at, bound, value, lane);
     });
   } else {
     each([&](int64_t offset, int at, float (&value)[2][2]) {

@@ -51,6 +51,7 @@ struct Memory {
   // Kept here, since registers are short.
   Patch* patch;  // of each warp
   Item* item;    // [2], this step's and the next one's
+  float* bias;   // [2][columns], like the weights
   Table table;
 
   __device__ __forceinline__ Memory(char* shared, const PointwiseTiles& tiles, int slab) {
@@ -67,10 +68,10 @@ struct Memory {
     pixel = reinterpret_cast<int64_t*>(take(tiles.pixels * 8));
     patch = reinterpret_cast<Patch*>(take(kWarps * kPatchBytes));
     item = reinterpret_cast<Item*>(take(2 * kItemBytes));
-    table.fraction = reinterpret_cast<float2*>(take(rows * 8));
+    bias = reinterpret_cast<float*>(take(2 * tiles.columns * 4));
+    table.row = reinterpret_cast<Row*>(take(rows * 16));
     table.whole = reinterpret_cast<int2*>(take(rows * 8));
-    table.channel = reinterpret_cast<int*>(take(rows * 4));
-    table.box = reinterpret_cast<Box*>(take(tiles.table_slabs * static_cast<int>(sizeof(Box))));
+    table.box = reinterpret_cast<Box*>(take(tiles.table_slabs * kBoxBytes));
   }
 };
 
@@ -84,7 +85,7 @@ __device__ __forceinline__ void stage_slab(const PointwiseProblem& problem, cons
   if (box.way == Way::channels) {
     stage_channels<E>(problem, tiles, place, box, memory.input);
   } else if (box.way == Way::rows) {
-    stage_rows<E>(problem, tiles, place, box, memory.table.channel + at * kSlab<E>, memory.input);
+    stage_rows<E>(problem, tiles, place, box, memory.table.row + at * kSlab<E>, memory.input);
   }
   cp_async_commit();
 }
@@ -121,13 +122,13 @@ __global__ void __launch_bounds__(kThreads, T::kBlocks) shift_pointwise(Pointwis
       const Patch patch = memory.patch[warp];
       const Place place = memory.item[parity].template place<T>(tiles);
       const int image = place.image + patch.image, y = place.out_y + patch.y, x = place.out_x + patch.x;
-      const bool exists = patch.image < tiles.images && image < problem.batch && y < problem.out_size[1] &&
-                          x < problem.out_size[2];
+      const bool exists =
+          patch.image < tiles.images && image < tiles.batch && y < tiles.out_height && x < tiles.out_width;
       if (slab == 0 && lane < T::kRows * kPatch) {
-        memory.pixel[patch.line + lane] = output_offset(problem, exists, image, y + lane / kPatch, x + lane % kPatch);
+        memory.pixel[patch.line + lane] = output_offset(problem, tiles, exists, image, y + lane / kPatch, x + lane % kPatch);
       }
       if (exists && slabs > 0) {
-        sample_patch<E, T::kRows>(problem, memory.table, slab % kTableSlabs, place, patch, memory.input,
+        sample_patch<E, T::kRows>(problem, tiles, memory.table, slab % kTableSlabs, place, patch, memory.input,
                                   memory.left);
       }
       __syncthreads();
@@ -140,26 +141,31 @@ __global__ void __launch_bounds__(kThreads, T::kBlocks) shift_pointwise(Pointwis
       next.advance(tiles);
     }
     if (threadIdx.x == 0) memory.item[parity ^ 1] = next;
-    const bool last = next.group >= tiles.groups, more = !last && slabs > 0;
-    if (more && next_slab % kTableSlabs == 0 && (slab < 0 || slabs > kTableSlabs)) {
+    const bool last = next.group >= tiles.groups;
+    if (!last && next_slab % kTableSlabs == 0 && (slab < 0 || slabs > kTableSlabs)) {
       for (int i = warp; i < kTableSlabs && next_slab + i < slabs; i += kWarps) {
         describe_slab<E>(problem, tiles, memory.table, (next_slab + i) * kSlab<E>, i, lane);
       }
       __syncthreads();
     }
-    if (more) {
+    if (!last) {
       // Weights that fill one slab and all columns stay for every tile.
       const bool keep = tiles.weight_slabs == 1 && slab >= 0;
       char* const weights = memory.weights + (parity ^ 1) * (tiles.weight_slabs - 1) * T::kColumns * kLine;
-      stage_slab<E, T>(problem, tiles, memory, next.template place<T>(tiles), next_slab, keep ? nullptr : weights);
+      if (!keep && next_slab == 0) {
+        stage_bias<E, T>(problem, tiles, next.column * T::kColumns, memory.bias + (weights - memory.weights) / kLine);
+      }
+      if (slabs > 0) {
+        stage_slab<E, T>(problem, tiles, memory, next.template place<T>(tiles), next_slab, keep ? nullptr : weights);
+      }
     }
     if (slab >= 0) {
       const int column = memory.item[parity].column * T::kColumns;
       const char* const weights = memory.weights + parity * (tiles.weight_slabs - 1) * T::kColumns * kLine;
-      if (slab == 0) begin_sums<E>(problem, column, sums, warp, lane);
+      if (slab == 0) begin_sums(memory.bias + (weights - memory.weights) / kLine, sums, warp, lane);
       if (slabs > 0) multiply_slab<E, T>(memory.left, weights, sums, warp, lane);
       if (slab + 1 >= slabs) {
-        store_outputs<E, T>(problem, memory.pixel, column, sums, warp, lane);
+        store_outputs<E, T>(problem, tiles, memory.pixel, column, sums, warp, lane);
       }
     }
     if (last) return;

@@ -57,6 +57,15 @@ bool plan_pointwise(const PointwiseProblem& problem, const Device& device, int e
   // All output channels in one block, where registers allow, so that no pixel is sampled twice.
   tiles->columns = problem.out_channels <= 64 ? 64 : problem.out_channels <= 128 || !wide ? 128 : 256;
   tiles->pixels = tiles->columns == 256 ? 64 : 128;
+  tiles->batch = static_cast<int32_t>(problem.batch);
+  tiles->height = static_cast<int32_t>(problem.size[1]);
+  tiles->width = static_cast<int32_t>(problem.size[2]);
+  tiles->channels = static_cast<int32_t>(problem.channels);
+  tiles->out_height = static_cast<int32_t>(problem.out_size[1]);
+  tiles->out_width = static_cast<int32_t>(problem.out_size[2]);
+  tiles->out_channels = static_cast<int32_t>(problem.out_channels);
+  tiles->stride_y = static_cast<int32_t>(problem.stride[1]);
+  tiles->stride_x = static_cast<int32_t>(problem.stride[2]);
   cut(problem, tiles);
   // The kernel counts 16-byte chunks within a tile's images in 32 bits; eight-fold division keeps this in range.
   constexpr int64_t kChunks = int64_t{1} << 31;
@@ -70,7 +79,7 @@ bool plan_pointwise(const PointwiseProblem& problem, const Device& device, int e
   tiles->table_slabs = static_cast<int32_t>(std::clamp<int64_t>(slabs, 1, kTableSlabs));
   const int64_t table = tiles->table_slabs * (slab * kTableRowBytes + kBoxBytes);
   const int64_t fixed = (tiles->pixels + tiles->weight_slabs * tiles->columns) * kLine + tiles->pixels * 8 +
-                        8 * kPatchBytes + 2 * kItemBytes + table;
+                        8 * kPatchBytes + 2 * kItemBytes + 2 * tiles->columns * 4 + table;
   const auto wanted = [&](int64_t extent) {
     return slots_for(problem, tiles->images, tiles->patch_rows, tiles->patch_columns, extent);
   };

@@ -13,12 +13,10 @@ struct Place {
 };
 
 // Element offset of channel 0 of an input pixel; `image` counts from the tile's first.
-__device__ __forceinline__ int64_t pixel_offset(const PointwiseProblem& problem, const Place& place, int image, int y,
-                                                int x) {
-  const int height = static_cast<int>(problem.size[1]), width = static_cast<int>(problem.size[2]);
-  const int channels = static_cast<int>(problem.channels);
-  const int64_t whole = int64_t{height} * width * channels, pixel = int64_t{y} * width + x;
-  return (int64_t{place.image} + image) * whole + (problem.channels_last ? pixel * channels : pixel);
+__device__ __forceinline__ int64_t pixel_offset(const PointwiseProblem& problem, const PointwiseTiles& tiles,
+                                                const Place& place, int image, int y, int x) {
+  const int64_t whole = int64_t{tiles.height} * tiles.width * tiles.channels, pixel = int64_t{y} * tiles.width + x;
+  return (int64_t{place.image} + image) * whole + (problem.channels_last ? pixel * tiles.channels : pixel);
 }
 
 // The input pixel in a slot of the box; `exists` is false where it lies outside the image, the batch or the box.
@@ -26,14 +24,15 @@ struct SlotPixel {
   int image, y, x;
   bool exists;
 
-  __device__ __forceinline__ SlotPixel(const PointwiseProblem& problem, const PointwiseTiles& tiles,
-                                       const Place& place, const Box& box, int slot) {
+  __device__ __forceinline__ SlotPixel(const PointwiseTiles& tiles, const Place& place, const Box& box, int slot) {
     const int line = divided(slot, box.per_width);
     image = divided(line, box.per_height);
-    x = slot - line * box.width + box.x + place.out_x * static_cast<int>(problem.stride[2]);
-    y = line - image * box.height + box.y + place.out_y * static_cast<int>(problem.stride[1]);
-    exists = image < tiles.images && place.image + image < problem.batch && y >= 0 && y < problem.size[1] && x >= 0 &&
-             x < problem.size[2];
+    x = slot - line * box.width + box.x + place.out_x * tiles.stride_x;
+    y = line - image * box.height + box.y + place.out_y * tiles.stride_y;
+    // As unsigned numbers those below zero are too large as well.
+    exists = image < min(tiles.images, tiles.batch - place.image) &&
+             static_cast<unsigned>(y) < static_cast<unsigned>(tiles.height) &&
+             static_cast<unsigned>(x) < static_cast<unsigned>(tiles.width);
   }
 };
 
@@ -43,15 +42,15 @@ __device__ __forceinline__ void stage_channels(const PointwiseProblem& problem, 
                                                const Place& place, const Box& box, char* stage) {
   constexpr int kChunks = kLine / kChunk, kTogether = 32 / kChunks;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, chunk = lane % kChunks;
-  const int height = static_cast<int>(problem.size[1]), width = static_cast<int>(problem.size[2]);
-  const int chunks = static_cast<int>(problem.channels) / kPerChunk<E>, first_chunk = box.channel / kPerChunk<E> + chunk;
+  const int height = tiles.height, width = tiles.width;
+  const int chunks = tiles.channels / kPerChunk<E>, first_chunk = box.channel / kPerChunk<E> + chunk;
   const bool channel_exists = first_chunk < chunks;
   const char* from = static_cast<const char*>(problem.x) +
                      (int64_t{place.image} * height * width * chunks + first_chunk) * kChunk;
   // Each lane works out one slot's place, then the lanes copy four slots at a time, 128 bytes each. The stage has room
   // for whole groups of slots.
   for (int first = warp * kSlotGroup; first < box.slots; first += kWarps * kSlotGroup) {
-    const SlotPixel pixel(problem, tiles, place, box, first + lane);
+    const SlotPixel pixel(tiles, place, box, first + lane);
     // In chunks from the group's first image: plan_pointwise() has made sure that they can be counted so.
     const int mine = pixel.exists ? ((pixel.image * height + pixel.y) * width + pixel.x) * chunks : -1;
     char* to = stage + (first + lane / kChunks) * kLine + chunk * kChunk;
@@ -79,7 +78,7 @@ __device__ __forceinline__ uint32_t packed(const typename E::Stored (&value)[E::
 // Every slot's line holds one element for each row of the slab, whatever channel it reads.
 template <typename E>
 __device__ __forceinline__ void stage_rows(const PointwiseProblem& problem, const PointwiseTiles& tiles,
-                                           const Place& place, const Box& box, const int* channels, char* stage) {
+                                           const Place& place, const Box& box, const Row* rows, char* stage) {
   using Stored = typename E::Stored;
   const auto* x = static_cast<const Stored*>(problem.x);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -90,13 +89,13 @@ __device__ __forceinline__ void stage_rows(const PointwiseProblem& problem, cons
   const int first = last ? warp : lane % kAlong, step = last ? kWarps : kAlong;
   int64_t from[E::kLaneRows];
   for (int i = 0; i < E::kLaneRows; ++i) {
-    const int64_t channel = channels[word * E::kLaneRows + i];
+    const int64_t channel = rows[word * E::kLaneRows + i].channel;
     from[i] = channel < 0 || last ? channel : channel * problem.size[1] * problem.size[2];
   }
 #pragma unroll 2
   for (int slot = first; slot < box.slots; slot += step) {
-    const SlotPixel pixel(problem, tiles, place, box, slot);
-    const int64_t offset = pixel_offset(problem, place, pixel.image, pixel.y, pixel.x);
+    const SlotPixel pixel(tiles, place, box, slot);
+    const int64_t offset = pixel_offset(problem, tiles, place, pixel.image, pixel.y, pixel.x);
     Stored value[E::kLaneRows];
     for (int i = 0; i < E::kLaneRows; ++i) value[i] = pixel.exists && from[i] >= 0 ? x[offset + from[i]] : Stored(0);
     *reinterpret_cast<uint32_t*>(stage + slot * kLine + word * 4) = packed<E>(value);

@@ -28,22 +28,27 @@ enum class Way : int {
 };
 
 // One slab's input box; its pixels are numbered row by row, image after image.
-struct Box {
+struct __align__(16) Box {
   Way way;
-  int y, x;            // of the lowest tap, relative to the output pixel times the stride
-  int height, width;   // of the pixels that one image's part of the tile reads
-  int channel;         // the first of the run of channels
-  int slots;           // pixels of all images, and those past the end that masked taps may touch
+  int height, width;  // of the pixels that one image's part of the tile reads
+  int slots;          // pixels of all images, and those past the end that masked taps may touch
+  int y, x;           // of the lowest tap, relative to the output pixel times the stride
+  int channel;        // the first of the run of channels
   unsigned per_width, per_height;  // for division by multiplication
+  int padding[3];
 };
-
 static_assert(sizeof(Box) == kBoxBytes);
 
-// A row is sampled at (y + fraction, x + fraction) from the output pixel times the stride. Past K, channel is -1.
+// A row's bilinear sample: `offset` is its first tap's in the stage, in bytes from the box's corner.
+struct __align__(16) Row {
+  float right, below;  // fractions
+  int offset;
+  int channel;  // -1 past K
+};
+
 struct Table {
-  float2* fraction;  // (x, y)
-  int2* whole;       // (x, y)
-  int* channel;
+  Row* row;
+  int2* whole;  // (x, y) of the first tap, relative to the output pixel times the stride
   Box* box;
 };
 
@@ -101,30 +106,28 @@ __device__ void describe_slab(const PointwiseProblem& problem, const PointwiseTi
                               int at, int lane) {
   constexpr int kFar = 2000000000;
   int low_y = kFar, low_x = kFar, low_channel = kFar, high_y = -kFar, high_x = -kFar, high_channel = -kFar;
+  Row row[E::kLaneRows];
+  int2 whole[E::kLaneRows];
+#pragma unroll
   for (int i = 0; i < E::kLaneRows; ++i) {
-    const int entry = at * kSlab<E> + lane * E::kLaneRows + i;
-    const int row = k + lane * E::kLaneRows + i;
-    int2 whole = make_int2(0, 0);
-    float2 fraction = make_float2(0.0f, 0.0f);
-    int64_t channel = -1;
-    if (row < problem.rows) {
-      read_shift(problem, int64_t{row} * problem.axes + problem.axes - 1, &whole.x, &fraction.x);
-      if (problem.axes > 1) read_shift(problem, int64_t{row} * problem.axes, &whole.y, &fraction.y);
-      channel = problem.source == nullptr ? row : problem.source[row];
-      if (channel < 0 || channel >= problem.channels) {
-        channel = 0;
-        fraction.x = __uint_as_float(0x7fffffffu);
-      }
-      low_y = min(low_y, whole.y);
-      low_x = min(low_x, whole.x);
-      high_y = max(high_y, whole.y + (fraction.y != 0.0f));
-      high_x = max(high_x, whole.x + (fraction.x != 0.0f));
-      low_channel = min(low_channel, static_cast<int>(channel));
-      high_channel = max(high_channel, static_cast<int>(channel));
+    const int number = k + lane * E::kLaneRows + i;
+    row[i] = {0.0f, 0.0f, 0, -1};
+    whole[i] = make_int2(0, 0);
+    if (number < problem.rows) {
+      const int64_t axes = problem.axes;
+      read_shift(problem, number * axes + axes - 1, &whole[i].x, &row[i].right);
+      if (axes > 1) read_shift(problem, number * axes, &whole[i].y, &row[i].below);
+      const int64_t channel = problem.source == nullptr ? number : problem.source[number];
+      const bool exists = channel >= 0 && channel < problem.channels;
+      if (!exists) row[i].right = __uint_as_float(0x7fffffffu);
+      row[i].channel = exists ? static_cast<int>(channel) : 0;
+      low_y = min(low_y, whole[i].y);
+      low_x = min(low_x, whole[i].x);
+      low_channel = min(low_channel, row[i].channel);
+      high_y = max(high_y, whole[i].y + (row[i].below != 0.0f));
+      high_x = max(high_x, whole[i].x + (row[i].right != 0.0f));
+      high_channel = max(high_channel, row[i].channel);
     }
-    table.whole[entry] = whole;
-    table.fraction[entry] = fraction;
-    table.channel[entry] = static_cast<int>(channel);
   }
   low_y = warp_min(low_y);
   low_x = warp_min(low_x);
@@ -132,9 +135,8 @@ __device__ void describe_slab(const PointwiseProblem& problem, const PointwiseTi
   high_y = warp_max(high_y);
   high_x = warp_max(high_x);
   high_channel = warp_max(high_channel);
-  if (lane != 0) return;
-  const int64_t height = (kPatch * tiles.patch_rows - 1) * problem.stride[1] + 1 + high_y - low_y;
-  const int64_t width = (kPatch * tiles.patch_columns - 1) * problem.stride[2] + 1 + high_x - low_x;
+  const int64_t height = int64_t{kPatch * tiles.patch_rows - 1} * tiles.stride_y + 1 + high_y - low_y;
+  const int64_t width = int64_t{kPatch * tiles.patch_columns - 1} * tiles.stride_x + 1 + high_x - low_x;
   Box box{};
   box.y = low_y;
   box.x = low_x;
@@ -152,7 +154,17 @@ __device__ void describe_slab(const PointwiseProblem& problem, const PointwiseTi
     box.per_width = reciprocal(box.width);
     box.per_height = reciprocal(box.height);
   }
-  table.box[at] = box;
+#pragma unroll
+  for (int i = 0; i < E::kLaneRows; ++i) {
+    const int within = lane * E::kLaneRows + i;
+    if (row[i].channel >= 0 && box.way != Way::direct) {
+      const int element = box.way == Way::channels ? row[i].channel - box.channel : within;
+      row[i].offset = ((whole[i].y - low_y) * box.width + whole[i].x - low_x) * kLine + element * E::kBytes;
+    }
+    table.row[at * kSlab<E> + within] = row[i];
+    table.whole[at * kSlab<E> + within] = whole[i];
+  }
+  if (lane == 0) table.box[at] = box;
 }
 
 }  // namespace asl::cuda::pointwise
