@@ -17,6 +17,11 @@
 namespace asl {
 namespace {
 
+// Found by measurement: a plane's slopes take several passes, a tile's one.
+constexpr int64_t kSmallPlane = 100;
+// Of smaller images the taps of the adjoint cost more to lay out than they save.
+constexpr int64_t kFewestGathered = 32;
+
 thread_local Scratch scratch;
 
 // A thread owns a source plane and adds every row that reads it, in the order of the rows. Stride 1 and an output of
@@ -114,14 +119,19 @@ std::vector<double> by_lanes(const Problem& problem, const std::vector<RowShift<
                              const T* grad, T* grad_input, bool need_shift) {
   using A = compute_t<T>;
   const LaneLoops<T>& loop = *loops<T>().lanes;
-  const LanePlan<A> plan(problem, shifts, loop.lanes, need_shift);
+  using Kind = typename LanePlan<A>::Kind;
+  const int64_t* stride = problem.extent.stride;
+  const bool gather = grad_input != nullptr && stride[0] == 1 && stride[1] == 1 && stride[2] == 1 &&
+                      problem.extent.pixels() >= kFewestGathered;
+  const LanePlan<A> plan(problem, shifts, loop.lanes, need_shift ? Kind::sample_and_slopes : Kind::sample);
+  const LanePlan<A> back(problem, gather ? shifts : std::vector<RowShift<A>>(), loop.lanes, Kind::adjoint);
   const int64_t lanes = loop.lanes, pixels = problem.extent.pixels(), out_pixels = problem.extent.out_pixels();
   const int64_t blocks = static_cast<int64_t>(plan.blocks().size());
   const bool last = problem.channels_last;
   const bool sum_rows = grad_input != nullptr && !is_permutation(problem);
   const int64_t image_size = problem.channels * pixels;
   const int64_t sums_size = sum_rows && !std::is_same_v<T, A> ? image_size : 0;
-  const int64_t elements = (2 * pixels + out_pixels) * lanes + plan.scratch() + sums_size;
+  const int64_t elements = (2 * pixels + out_pixels) * lanes + std::max(plan.scratch(), back.scratch()) + sums_size;
   std::vector<double> partial(need_shift ? problem.batch * blocks * 3 * lanes : 0, 0.0);
 
   const auto add_block = [&](int64_t n, int64_t b, A* memory, A* image_sums) {
@@ -134,17 +144,25 @@ std::vector<double> by_lanes(const Problem& problem, const std::vector<RowShift<
     const LaneImage rows{block.rows, block.count, out_pixels, problem.rows, last};
     const T* image = x + n * image_size;
     const T* grads = grad + n * problem.rows * out_pixels;
-    LaneView<const A> from{image_tile, lanes};
+    LaneView<const A> from{need_shift ? image_tile : nullptr, lanes};
     if (need_shift && !lies_open(channels, image, loop.lanes, from)) loop.gather(image_tile, image, channels);
     LaneView<const A> upstream{grad_tile, lanes};
     if (!lies_open(rows, grads, loop.lanes, upstream)) loop.gather(grad_tile, grads, rows);
-    if (grad_input != nullptr) std::fill(result_tile, result_tile + pixels * lanes, A(0));
-    loop.backward(grad_input != nullptr ? result_tile : nullptr,
-                  need_shift ? partial.data() + (n * blocks + b) * 3 * lanes : nullptr, upstream.data, upstream.step,
-                  from.data, from.step, block.taps, problem.extent, rest);
+    LaneView<A> result{result_tile, lanes};
+    const bool open = grad_input != nullptr && image_sums == nullptr &&
+                      lies_open(channels, grad_input + n * image_size, loop.lanes, result);
+    if (gather) {
+      loop.sample(result.data, result.step, upstream.data, upstream.step, back.blocks()[b].taps, back.extent(), rest);
+    }
+    const bool scatter = grad_input != nullptr && !gather;
+    if (scatter || need_shift) {
+      loop.backward(scatter ? result.data : nullptr, result.step,
+                    need_shift ? partial.data() + (n * blocks + b) * 3 * lanes : nullptr, upstream.data, upstream.step,
+                    from.data, from.step, block.taps, problem.extent, rest);
+    }
     if (image_sums != nullptr) {
       loop.scatter_add(image_sums, result_tile, channels);
-    } else if (grad_input != nullptr) {
+    } else if (grad_input != nullptr && !open) {
       loop.scatter(grad_input + n * image_size, result_tile, channels);
     }
   };
@@ -215,7 +233,7 @@ std::tuple<Tensor, Tensor> active_shift_backward(Tensor grad, Tensor x, Tensor s
                                                  bool need_input, bool need_shift) {
   const Problem problem = check(x, shift, source, stride, delta);
   check_grad(problem, grad, x);
-  const bool lanes = wants_lanes(problem);
+  const bool lanes = wants_lanes(problem, kSmallPlane);
   const Tensor upstream = in_problem_format(problem, grad);
   const Tensor input = in_problem_format(problem, x);
   Tensor grad_input = nothing(x);

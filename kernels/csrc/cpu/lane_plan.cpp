@@ -2,12 +2,10 @@
 #include "lane_plan.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace asl {
 namespace {
-
-// Planes with fewer pixels than this cost more to begin than to work on.
-constexpr int64_t kSmallPlane = 100;
 
 // Offset and weight of a tap along one axis; the derivative's taps may lie outside the sampling ones.
 template <typename A>
@@ -16,16 +14,17 @@ struct AxisTap {
   A weight, slope;
 };
 
+// Offsets are multiplied by `sign`.
 template <typename A>
-int axis_taps(const RowShift<A>& shift, int axis, bool slopes, AxisTap<A>* taps) {
+int axis_taps(const RowShift<A>& shift, int axis, int64_t sign, bool slopes, AxisTap<A>* taps) {
   const A fraction = shift.fraction[axis];
   const int64_t base = shift.base[axis];
   if (fraction != A(0)) {
-    taps[0] = {base, A(1) - fraction, A(-1)};
-    taps[1] = {base + 1, fraction, A(1)};
+    taps[0] = {sign * base, A(1) - fraction, A(-1)};
+    taps[1] = {sign * (base + 1), fraction, A(1)};
     return 2;
   }
-  taps[0] = {base, A(1), A(0)};
+  taps[0] = {sign * base, A(1), A(0)};
   if (!slopes) return 1;
   // A kink: half the slope on the left and half of that on the right.
   taps[1] = {base - 1, A(0), A(-0.5)};
@@ -43,7 +42,7 @@ LaneTap<A>& entry(std::vector<LaneTap<A>>& taps, size_t first, int64_t dz, int64
   for (size_t i = first; i < taps.size(); ++i) {
     if (taps[i].dz == dz && taps[i].dy == dy && taps[i].dx == dx) return taps[i];
   }
-  taps.push_back({dz, dy, dx, {}, {}});
+  taps.push_back({{}, {}, dz, dy, dx});
   return taps.back();
 }
 
@@ -53,30 +52,37 @@ int sampled_first(std::vector<LaneTap<A>>& taps, size_t first) {
     return std::any_of(tap.weight, tap.weight + kMostLanes, [](A weight) { return weight != A(0); });
   };
   const auto begin = taps.begin() + static_cast<int64_t>(first);
-  return static_cast<int>(std::stable_partition(begin, taps.end(), sampled) - begin);
+  return static_cast<int>(std::partition(begin, taps.end(), sampled) - begin);
 }
 
 }  // namespace
 
 template <typename A>
-LanePlan<A>::LanePlan(const Problem& problem, const std::vector<RowShift<A>>& shifts, int lanes, bool slopes) {
-  const Extent& extent = problem.extent;
+LanePlan<A>::LanePlan(const Problem& problem, const std::vector<RowShift<A>>& shifts, int lanes, Kind kind)
+    : extent_(problem.extent) {
+  const bool slopes = kind == Kind::sample_and_slopes;
+  const int64_t sign = kind == Kind::adjoint ? -1 : 1;
+  if (kind == Kind::adjoint) std::swap_ranges(extent_.size, extent_.size + 3, extent_.out);
+  const Extent& extent = extent_;
   const int first_axis = 3 - problem.dims;
   struct Span {
     size_t rows, columns, end;
     int sampled_rows, sampled_columns;
   };
   std::vector<Span> spans;
-  rows_.resize(problem.rows);
-  for (int64_t k = 0; k < problem.rows; ++k) rows_[k] = k;
-  for (int64_t begin = 0; begin < problem.rows; begin += lanes) {
-    const int64_t count = std::min<int64_t>(lanes, problem.rows - begin);
+  rows_.resize(shifts.size());
+  // A guess that spares most problems a copy.
+  taps_.reserve((shifts.size() / static_cast<size_t>(lanes) + 1) * 12);
+  std::iota(rows_.begin(), rows_.end(), int64_t{0});
+  const int64_t rows = static_cast<int64_t>(shifts.size());
+  for (int64_t begin = 0; begin < rows; begin += lanes) {
+    const int64_t count = std::min<int64_t>(lanes, rows - begin);
     Span span{taps_.size(), 0, 0, 0, 0};
     AxisTap<A> z[3], y[3], x[3];
     for (int64_t lane = 0; lane < count; ++lane) {
       const RowShift<A>& shift = shifts[begin + lane];
-      const int depth = axis_taps(shift, 0, slopes && first_axis <= 0, z);
-      const int height = axis_taps(shift, 1, slopes && first_axis <= 1, y);
+      const int depth = axis_taps(shift, 0, sign, slopes && first_axis <= 0, z);
+      const int height = axis_taps(shift, 1, sign, slopes && first_axis <= 1, y);
       for (int d = 0; d < depth; ++d) {
         if (!reaches(extent, 0, z[d].offset)) continue;
         for (int t = 0; t < height; ++t) {
@@ -91,7 +97,7 @@ LanePlan<A>::LanePlan(const Problem& problem, const std::vector<RowShift<A>>& sh
     span.sampled_rows = sampled_first(taps_, span.rows);
     span.columns = taps_.size();
     for (int64_t lane = 0; lane < count; ++lane) {
-      const int width = axis_taps(shifts[begin + lane], 2, slopes, x);
+      const int width = axis_taps(shifts[begin + lane], 2, sign, slopes, x);
       for (int c = 0; c < width; ++c) {
         if (!reaches(extent, 2, x[c].offset)) continue;
         LaneTap<A>& tap = entry(taps_, span.columns, 0, 0, x[c].offset);
@@ -115,16 +121,16 @@ LanePlan<A>::LanePlan(const Problem& problem, const std::vector<RowShift<A>>& sh
       taps.right = std::max(taps.right, (extent.out[2] - 1) * extent.stride[2] + dx - (extent.size[2] - 1));
     }
     scratch_ = std::max(scratch_, lane_scratch(taps, extent, lanes));
-    blocks_.push_back({static_cast<int>(std::min<int64_t>(lanes, problem.rows - begin)), rows_.data() + begin,
+    blocks_.push_back({static_cast<int>(std::min<int64_t>(lanes, rows - begin)), rows_.data() + begin,
                        problem.source.data() + begin, taps});
   }
 }
 
-bool wants_lanes(const Problem& problem) {
+bool wants_lanes(const Problem& problem, int64_t small_plane) {
   const Extent& extent = problem.extent;
   bool plain = true;
   for (int axis = 0; axis < 3; ++axis) plain &= extent.stride[axis] == 1 && extent.out[axis] == extent.size[axis];
-  return problem.channels_last || !plain || extent.pixels() < kSmallPlane;
+  return problem.channels_last || !plain || extent.pixels() < small_plane;
 }
 
 template class LanePlan<float>;

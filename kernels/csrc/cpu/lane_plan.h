@@ -12,7 +12,7 @@ namespace asl {
 
 template <typename A>
 struct LaneBlock {
-  int count;        // rows of this block
+  int count;                // rows of this block
   const int64_t* rows;      // their numbers, ascending by one
   const int64_t* channels;  // and the channels that they read
   LaneTaps<A> taps;
@@ -21,17 +21,24 @@ struct LaneBlock {
 template <typename A>
 class LanePlan {
  public:
-  // With slopes where the shift's gradient is wanted.
-  LanePlan(const Problem& problem, const std::vector<RowShift<A>>& shifts, int lanes, bool slopes);
+  enum class Kind {
+    sample,
+    sample_and_slopes,  // where the shift's gradient is wanted
+    adjoint,            // at stride 1: the output is read at the negated offsets; `extent` is the image's as ever
+  };
+  LanePlan(const Problem& problem, const std::vector<RowShift<A>>& shifts, int lanes, Kind kind);
   // The blocks point into this plan.
   LanePlan(const LanePlan&) = delete;
   LanePlan& operator=(const LanePlan&) = delete;
 
   const std::vector<LaneBlock<A>>& blocks() const { return blocks_; }
+  // Of the image that the taps read and the one they write.
+  const Extent& extent() const { return extent_; }
   // Elements that the loops need for any of the blocks beside the tiles.
   int64_t scratch() const { return scratch_; }
 
  private:
+  Extent extent_;
   std::vector<int64_t> rows_;
   std::vector<LaneTap<A>> taps_;
   std::vector<LaneBlock<A>> blocks_;
@@ -59,7 +66,8 @@ bool lies_open(const LaneImage& where, T* image, int lanes, LaneView<A>& view) {
   return false;
 }
 
-// Whether the loops over lanes serve the problem better than those over pixels.
-bool wants_lanes(const Problem& problem);
+// Whether the loops over lanes serve the problem better than those over pixels: always but for planes at stride 1 that
+// keep their size and have no fewer pixels than `small_plane`, where to begin a plane costs less than to work on it.
+bool wants_lanes(const Problem& problem, int64_t small_plane);
 
 }  // namespace asl

@@ -98,7 +98,21 @@ struct Line {
   }
 };
 
-constexpr int kTogether = 4;  // pixels for which a weight is loaded once
+// Calls some(i, Count<n>) for pieces of [0, count) of 8 pixels, for which a weight is loaded once, and the smaller rest.
+template <typename F>
+ASL_INLINE void in_pieces(int64_t count, const F& some) {
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) some(i, Count<8>{});
+  if (i + 4 <= count) {
+    some(i, Count<4>{});
+    i += 4;
+  }
+  if (i + 2 <= count) {
+    some(i, Count<2>{});
+    i += 2;
+  }
+  if (i < count) some(i, Count<1>{});
+}
 
 // dst[i] = sum over the line's taps of weight * the image row's pixel i.
 template <typename A>
@@ -115,9 +129,17 @@ void blend_rows(A* dst, const A* x, int64_t x_step, const Line<A>& line, int64_t
     }
     for (int j = 0; j < n; ++j) save(dst + (i + j) * lanes, sum[j]);
   };
-  int64_t i = 0;
-  for (; i + kTogether <= width; i += kTogether) some(i, Count<kTogether>{});
-  for (; i < width; ++i) some(i, Count<1>{});
+  in_pieces(width, some);
+}
+
+// The row after the line's last, which the next line will want: its pixels lie too far apart for the hardware to foresee.
+template <typename A>
+void prefetch_row(const A* x, int64_t x_step, const Line<A>& line, const Extent& extent) {
+  const int64_t rows = extent.size[0] * extent.size[1], width = extent.size[2];
+  int64_t next = 0;
+  for (int t = 0; t < line.count; ++t) next = most(next, line.row[t] + extent.stride[1]);
+  if (next >= rows) return;
+  for (int64_t i = 0; i < width; ++i) __builtin_prefetch(x + (next * width + i) * x_step);
 }
 
 // For each i in [0, count): use(i, sum over taps of weight * src[i * step + sign * dx]).
@@ -137,9 +159,7 @@ ASL_INLINE void blend_columns(const A* src, const ColumnWeights<A>& weights, int
     }
     for (int j = 0; j < n; ++j) use(i + j, sum[j]);
   };
-  int64_t i = 0;
-  for (; i + kTogether <= count; i += kTogether) some(i, Count<kTogether>{});
-  for (; i < count; ++i) some(i, Count<1>{});
+  in_pieces(count, some);
 }
 
 template <typename A>
@@ -181,6 +201,8 @@ void sample(A* y, int64_t y_step, const A* x, int64_t x_step, const LaneTaps<A>&
         for (int64_t i = 0; i < out_width; ++i) save(y + i * y_step, vec{});
         continue;
       }
+      prefetch_row(x, x_step, line, extent);
+      for (int64_t i = 0; i < out_width; ++i) __builtin_prefetch(y + (out_width + i) * y_step, 1);
       blend_rows(blended, x, x_step, line, extent.size[2]);
       blend_columns<1>(blended, columns, out_width, extent.stride[2],
                        [&](int64_t i, vec value) ASL_LAMBDA_INLINE { save(y + i * y_step, value); });
@@ -218,12 +240,12 @@ typename Simd<A>::vec correlate(const A* grad, int64_t grad_step, const A* blend
 
 // Adds the adjoint of one output row, whose gradient lies spread out by the stride.
 template <typename A>
-void add_adjoint(A* grad_input, const A* spread, const Line<A>& line, const ColumnWeights<A>& columns, int64_t width) {
+void add_adjoint(A* grad_input, int64_t input_step, const A* spread, const Line<A>& line,
+                 const ColumnWeights<A>& columns, int64_t width) {
   using vec = typename Simd<A>::vec;
-  constexpr int lanes = Simd<A>::lanes;
   blend_columns<-1>(spread, columns, width, 1, [&](int64_t i, vec value) ASL_LAMBDA_INLINE {
     for (int t = 0; t < line.count; ++t) {
-      A* to = grad_input + (line.row[t] * width + i) * lanes;
+      A* to = grad_input + (line.row[t] * width + i) * input_step;
       save(to, Lanes<A>::add(load(to), line.lanes[t], load(line.weight[t]), value));
     }
   });
@@ -232,7 +254,7 @@ void add_adjoint(A* grad_input, const A* spread, const Line<A>& line, const Colu
 constexpr int64_t kFlush = 1024;  // terms that a lane sums in its own type
 
 template <typename A>
-void backward(A* grad_input, double* sums, const A* grad, int64_t grad_step, const A* x, int64_t x_step,
+void backward(A* grad_input, int64_t input_step, double* sums, const A* grad, int64_t grad_step, const A* x, int64_t x_step,
               const LaneTaps<A>& taps, const Extent& extent, A* scratch) {
   using vec = typename Simd<A>::vec;
   constexpr int lanes = Simd<A>::lanes;
@@ -256,15 +278,21 @@ void backward(A* grad_input, double* sums, const A* grad, int64_t grad_step, con
     find_inside(inside_sampled, columns, extent);
     find_inside(inside_sloped, column_slopes, extent);
   }
+  if (grad_input != nullptr) {
+    const int64_t pixels = extent.size[0] * extent.size[1] * width;
+    for (int64_t p = 0; p < pixels; ++p) save(grad_input + p * input_step, vec{});
+  }
   vec sum[3] = {};
   int64_t terms = 0;
   Line<A> line, sloped;
   for (int64_t z = 0; z < extent.out[0]; ++z) {
     for (int64_t y = 0; y < extent.out[1]; ++y, grad += out_width * grad_step) {
       line.find(rows, extent, z, y);
+      if (x != nullptr) prefetch_row(x, x_step, line, extent);
+      for (int64_t i = 0; i < out_width; ++i) __builtin_prefetch(grad + (out_width + i) * grad_step);
       if (grad_input != nullptr && line.count > 0) {
         for (int64_t i = 0; i < out_width; ++i) save(spread + i * step * lanes, load(grad + i * grad_step));
-        add_adjoint(grad_input, spread, line, columns, width);
+        add_adjoint(grad_input, input_step, spread, line, columns, width);
       }
       if (sums == nullptr) continue;
       for (int axis = 0; axis < 2; ++axis) {

@@ -12,9 +12,9 @@ constexpr int kMostLanes = 16;
 // The taps of a block are the products of its row taps (dz, dy) and its column taps (dx).
 template <typename A>
 struct LaneTap {
-  int64_t dz, dy, dx;
-  A weight[kMostLanes];
+  alignas(64) A weight[kMostLanes];
   A slope[2][kMostLanes];  // along z and y for a row tap, along x in the first for a column tap
+  int64_t dz, dy, dx;
 };
 
 // The taps of at most `lanes` rows, those that reach the image at all. Taps with a sampling weight come first; the
@@ -56,9 +56,9 @@ struct LaneLoops {
   void (*sample)(A* y, int64_t y_step, const A* x, int64_t x_step, const LaneTaps<A>& taps, const Extent& extent,
                  A* scratch);
 
-  // Adds the adjoint of grad to the tile grad_input, and each lane's slopes times grad to sums[axis * lanes + lane];
-  // either may be null. x may be null where sums is. A fixed order.
-  void (*backward)(A* grad_input, double* sums, const A* grad, int64_t grad_step, const A* x, int64_t x_step,
+  // grad_input = the adjoint of grad, `input_step` elements from pixel to pixel; adds each lane's slopes times grad to
+  // sums[axis * lanes + lane]. Either may be null; x may be null where sums is. A fixed order.
+  void (*backward)(A* grad_input, int64_t input_step, double* sums, const A* grad, int64_t grad_step, const A* x, int64_t x_step,
                    const LaneTaps<A>& taps, const Extent& extent, A* scratch);
 };
 
