@@ -42,7 +42,7 @@ void find_windows(ChannelBlock& block, const int64_t* source, int64_t channels) 
     block.source[i] = static_cast<int32_t>(source[i < block.present ? i : 0]);
     consecutive = consecutive && (i >= block.present || source[i] == source[0] + i);
   }
-  block.channel = consecutive ? source[0] : -1;
+  block.channel = source[0];
   block.windows = 0;
   for (uint32_t open = (1u << kBlock) - 1u; open != 0;) {
     int32_t first = INT32_MAX;
@@ -62,6 +62,10 @@ void find_windows(ChannelBlock& block, const int64_t* source, int64_t channels) 
     block.window_rows[block.windows++] = static_cast<uint16_t>(served);
     open &= ~served;
   }
+  // Windows are read whole, which a pixel of fewer channels does not allow.
+  const bool few = block.windows <= 2 && channels >= kBlock;
+  const Access windows = !few ? Access::any : block.windows == 1 ? Access::one_window : Access::two_windows;
+  block.access = consecutive ? Access::consecutive : windows;
 }
 
 }  // namespace
@@ -81,8 +85,7 @@ BlockPlan plan_blocks(const Problem& problem, const std::vector<RowShift<float>>
   for (size_t b = plan.blocks.size(); b-- > 1;) {
     ChannelBlock& block = plan.blocks[b - 1];
     const ChannelBlock& next = plan.blocks[b];
-    const bool whole = block.channel >= 0 && next.channel >= 0 && next.present == kBlock;
-    if (whole && taps_alike(block.y, next.y) && taps_alike(block.x, next.x)) block.alike = next.alike + 1;
+    if (block.access == next.access && next.present == kBlock && taps_alike(block.y, next.y) && taps_alike(block.x, next.x)) block.alike = next.alike + 1;
   }
   return plan;
 }

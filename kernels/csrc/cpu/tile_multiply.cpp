@@ -42,11 +42,35 @@ ASL_INLINE void add_row(vec (&sum)[P][N * kParts], const float* pixel, const flo
   }
 }
 
+// The first `present` of sixteen floats for each panel, and zeros.
+#if defined(__AVX512F__)
+ASL_INLINE __mmask16 part_mask(int64_t present, int v) {
+  const int64_t here = present - v * kLanes;
+  return static_cast<__mmask16>(here >= kLanes ? 0xffff : here <= 0 ? 0 : (1 << here) - 1);
+}
+ASL_INLINE vec load_part(const float* src, int64_t present, int v) {
+  return (vec)_mm512_maskz_loadu_ps(part_mask(present, v), src + v * kLanes);
+}
+ASL_INLINE void save_part(float* dst, vec value, int64_t present, int v) {
+  _mm512_mask_storeu_ps(dst + v * kLanes, part_mask(present, v), (__m512)value);
+}
+#else
+ASL_INLINE vec load_part(const float* src, int64_t present, int v) {
+  if ((v + 1) * kLanes <= present) return load(src + v * kLanes);
+  vec value = {};
+  for (int i = 0; v * kLanes + i < present; ++i) value[i] = src[v * kLanes + i];
+  return value;
+}
+ASL_INLINE void save_part(float* dst, vec value, int64_t present, int v) {
+  if ((v + 1) * kLanes <= present) return save(dst + v * kLanes, value);
+  for (int i = 0; v * kLanes + i < present; ++i) dst[v * kLanes + i] = value[i];
+}
+#endif
+
 // Bias and residual come first: after the sums every register is taken.
 template <int P, int N>
 ASL_INLINE void begin_sums(vec (&sum)[P][N * kParts], const Piece& piece, const Product& product, const int64_t* at) {
   const Epilogue& epilogue = product.epilogue;
-  const unsigned long bytes = static_cast<unsigned long>(piece.present) * sizeof(float);
 #pragma GCC unroll 16
   for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 16
@@ -55,28 +79,25 @@ ASL_INLINE void begin_sums(vec (&sum)[P][N * kParts], const Piece& piece, const 
     }
     if (epilogue.residual == nullptr) continue;
     const float* residual = epilogue.residual + at[p] + piece.channel;
-    float part[N * kBlock];
-    if (piece.present != N * kBlock) residual = static_cast<float*>(__builtin_memcpy(part, residual, bytes));
 #pragma GCC unroll 16
-    for (int v = 0; v < N * kParts; ++v) sum[p][v] += load(residual + v * kLanes);
+    for (int v = 0; v < N * kParts; ++v) sum[p][v] += load_part(residual, piece.present, v);
   }
 }
 
 template <int P, int N>
 ASL_INLINE void put_sums(const vec (&sum)[P][N * kParts], const Piece& piece, const Product& product,
                          const int64_t* at) {
-  const unsigned long bytes = static_cast<unsigned long>(piece.present) * sizeof(float);
+  const bool whole = piece.present == N * kBlock;
 #pragma GCC unroll 16
   for (int p = 0; p < P; ++p) {
     float* dst = product.output + at[p] + piece.channel;
-    if (piece.present == N * kBlock) {
 #pragma GCC unroll 16
-      for (int v = 0; v < N * kParts; ++v) save(dst + v * kLanes, sum[p][v]);
-    } else {
-      float part[N * kBlock];
-#pragma GCC unroll 16
-      for (int v = 0; v < N * kParts; ++v) save(part + v * kLanes, sum[p][v]);
-      __builtin_memcpy(dst, part, bytes);
+    for (int v = 0; v < N * kParts; ++v) {
+      if (whole) {
+        save(dst + v * kLanes, sum[p][v]);
+      } else {
+        save_part(dst, sum[p][v], piece.present, v);
+      }
     }
   }
 }

@@ -47,8 +47,9 @@ ASL_INLINE vec times_at(Lanes lanes, vec weight, const float* src) { return time
 ASL_INLINE vec add_at(vec sum, Lanes lanes, vec weight, const float* src) { return add(sum, lanes, weight, load(src)); }
 #endif
 
-// Rows that read consecutive channels: one vector, read in place.
-struct Consecutive {
+// How the sixteen rows of a block get at their channels of a pixel. Each gives the weighted channels of one tap, or adds
+// them to a sum.
+struct Consecutive {  // one vector, read in place
   int64_t channel;
   Consecutive(const ChannelBlock& block, int64_t, int lane) : channel(block.channel + lane) {}
   ASL_INLINE vec first(Lanes lanes, vec weight, const float* pixel) const {
@@ -59,15 +60,45 @@ struct Consecutive {
   }
 };
 
-// Rows that read any channels.
+#define ASL_FETCHED                                                                                                \
+  ASL_INLINE vec first(Lanes lanes, vec weight, const float* pixel) const { return times(lanes, weight, fetch(pixel)); } \
+  ASL_INLINE vec next(vec sum, Lanes lanes, vec weight, const float* pixel) const {                                 \
+    return add(sum, lanes, weight, fetch(pixel));                                                                   \
+  }
+
 #if defined(__AVX512F__)
-struct Windows {
+struct OneWindow {
+  int64_t channel;
+  __m512i index;
+  OneWindow(const ChannelBlock& block, int64_t, int)
+      : channel(block.window[0]), index(_mm512_loadu_si512(block.index)) {}
+  ASL_INLINE vec fetch(const float* pixel) const {
+    return (vec)_mm512_permutexvar_ps(index, _mm512_loadu_ps(pixel + channel));
+  }
+  ASL_FETCHED
+};
+
+struct TwoWindows {
+  int64_t channel[2];
+  __m512i index;
+  TwoWindows(const ChannelBlock& block, int64_t, int) : channel{block.window[0], block.window[1]} {
+    // Bit 4 chooses the second.
+    index = _mm512_mask_add_epi32(_mm512_loadu_si512(block.index), block.window_rows[1],
+                                  _mm512_loadu_si512(block.index), _mm512_set1_epi32(kBlock));
+  }
+  ASL_INLINE vec fetch(const float* pixel) const {
+    return (vec)_mm512_permutex2var_ps(_mm512_loadu_ps(pixel + channel[0]), index, _mm512_loadu_ps(pixel + channel[1]));
+  }
+  ASL_FETCHED
+};
+
+struct AnyChannels {
   int64_t count;
   int64_t channel[kBlock];
   Lanes rows[kBlock];
   __mmask16 there[kBlock];  // channels of the window that a pixel has
   __m512i index;
-  Windows(const ChannelBlock& block, int64_t channels, int) : count(block.windows) {
+  AnyChannels(const ChannelBlock& block, int64_t channels, int) : count(block.windows) {
     index = _mm512_loadu_si512(block.index);
     for (int64_t w = 0; w < count; ++w) {
       channel[w] = block.window[w];
@@ -82,21 +113,23 @@ struct Windows {
     }
     return (vec)value;
   }
+  ASL_FETCHED
+};
 #else
-struct Windows {
+struct AnyChannels {
   const int32_t* source;
-  Windows(const ChannelBlock& block, int64_t, int lane) : source(block.source + lane) {}
+  AnyChannels(const ChannelBlock& block, int64_t, int lane) : source(block.source + lane) {}
   ASL_INLINE vec fetch(const float* pixel) const {
     vec value;
     for (int i = 0; i < kLanes; ++i) value[i] = pixel[source[i]];
     return value;
   }
-#endif
-  ASL_INLINE vec first(Lanes lanes, vec weight, const float* pixel) const { return times(lanes, weight, fetch(pixel)); }
-  ASL_INLINE vec next(vec sum, Lanes lanes, vec weight, const float* pixel) const {
-    return add(sum, lanes, weight, fetch(pixel));
-  }
+  ASL_FETCHED
 };
+typedef AnyChannels OneWindow;
+typedef AnyChannels TwoWindows;
+#endif
+#undef ASL_FETCHED
 
 // The image rows under an output row that exist, and their weights.
 struct Line {
@@ -182,8 +215,8 @@ struct Under {
 };
 
 // Both axes at once, at stride 1 and for few taps: the columns under a pixel's x taps wait in registers. Blocks that
-// read in place at the same offsets, one after the other.
-template <int NY, int NX>
+// are alike, one after the other.
+template <typename Source, int NY, int NX>
 void slide(float* panel, int64_t step, const ChannelBlock* blocks, int64_t count, const Under& under) {
   const int64_t channels = under.channels, row_step = under.row_step;
   const int64_t columns = under.columns, begin = under.begin, end = under.end;
@@ -201,13 +234,13 @@ void slide(float* panel, int64_t step, const ChannelBlock* blocks, int64_t count
         x_weight[t] = load(blocks[b].x.weight[t] + lane);
         x_lanes[t] = lanes_of(x_weight[t]);
       }
-      const float* pixel = under.row + blocks[b].channel + lane;
+      const Source source(blocks[b], channels, lane);
       float* dst = panel + lane;
       vec window[NX] = {};
       const auto column = [&](const float* at) {
-        vec sum = times_at(y_lanes[0], y_weight[0], at);
+        vec sum = source.first(y_lanes[0], y_weight[0], at);
 #pragma GCC unroll 4
-        for (int t = 1; t < NY; ++t) sum = add_at(sum, y_lanes[t], y_weight[t], at + t * row_step);
+        for (int t = 1; t < NY; ++t) sum = source.next(sum, y_lanes[t], y_weight[t], at + t * row_step);
         return sum;
       };
       const auto emit = [&](vec newest) {
@@ -221,19 +254,20 @@ void slide(float* panel, int64_t step, const ChannelBlock* blocks, int64_t count
         for (int t = 0; t + 1 < NX; ++t) window[t] = window[t + 1];
       };
 #pragma GCC unroll 4
-      for (int t = 0; t + 1 < NX; ++t) window[t] = t >= begin && t < end ? column(pixel + t * channels) : vec{};
+      for (int t = 0; t + 1 < NX; ++t) window[t] = t >= begin && t < end ? column(under.row + t * channels) : vec{};
       int64_t i = NX - 1;
       for (; i < begin; ++i) emit(vec{});
-      for (const float* at = pixel + i * channels; i < end; ++i, at += channels) emit(column(at));
+      for (const float* at = under.row + i * channels; i < end; ++i, at += channels) emit(column(at));
       for (; i < columns; ++i) emit(vec{});
     }
   }
 }
 
 typedef void (*Slide)(float*, int64_t, const ChannelBlock*, int64_t, const Under&);
-const Slide kSlides[3][3] = {{slide<1, 1>, slide<1, 2>, slide<1, 3>},
-                             {slide<2, 1>, slide<2, 2>, slide<2, 3>},
-                             {slide<3, 1>, slide<3, 2>, slide<3, 3>}};
+template <typename Source>
+constexpr Slide kSlides[3][3] = {{slide<Source, 1, 1>, slide<Source, 1, 2>, slide<Source, 1, 3>},
+                                 {slide<Source, 2, 1>, slide<Source, 2, 2>, slide<Source, 2, 3>},
+                                 {slide<Source, 3, 1>, slide<Source, 3, 2>, slide<Source, 3, 3>}};
 
 // Any stride, any number of taps, any channels: the columns of a block wait in memory.
 template <typename Source>
@@ -254,13 +288,13 @@ void sample_block(float* panel, const ChannelBlock& block, const Under& under, i
   }
 }
 
-inline bool in_place(const ChannelBlock& block) {
-#if defined(__AVX512F__)
-  return block.channel >= 0;
-#else
-  // Only masked loads may reach past a pixel's last channel.
-  return block.channel >= 0 && block.present == kBlock;
-#endif
+template <typename Source>
+void sample_blocks(float* panel, int64_t step, const ChannelBlock* blocks, int64_t count, const Under& under,
+                   int64_t stride, int64_t pixels) {
+  if (stride == 1 && under.count <= 3 && blocks->x.count <= 3) {
+    return kSlides<Source>[under.count - 1][blocks->x.count - 1](panel, step, blocks, count, under);
+  }
+  for (int64_t b = 0; b < count; ++b) sample_block<Source>(panel + b * step, blocks[b], under, stride, pixels);
 }
 
 // Output columns [x0, x0 + pixels) of output row y.
@@ -288,15 +322,21 @@ void sample_run(float* panel, int64_t step, const Image& image, const ChannelBlo
   under.row = reinterpret_cast<const float*>(
       reinterpret_cast<intptr_t>(image.data) +
       ((top + under.first_tap) * width + left) * image.channels * static_cast<int64_t>(sizeof(float)));
-  if (in_place(block)) {
-    if (stride == 1 && under.count <= 3 && block.x.count <= 3) {
-      return kSlides[under.count - 1][block.x.count - 1](panel, step, blocks, count, under);
-    }
-    for (int64_t b = 0; b < count; ++b) {
-      sample_block<Consecutive>(panel + b * step, blocks[b], under, stride, pixels);
-    }
-  } else {
-    for (int64_t b = 0; b < count; ++b) sample_block<Windows>(panel + b * step, blocks[b], under, stride, pixels);
+  // Without masked loads no vector may reach past a pixel's last channel.
+#if defined(__AVX512F__)
+  const Access access = block.access;
+#else
+  const Access access = block.present == kBlock ? block.access : Access::any;
+#endif
+  switch (access) {
+    case Access::consecutive:
+      return sample_blocks<Consecutive>(panel, step, blocks, count, under, stride, pixels);
+    case Access::one_window:
+      return sample_blocks<OneWindow>(panel, step, blocks, count, under, stride, pixels);
+    case Access::two_windows:
+      return sample_blocks<TwoWindows>(panel, step, blocks, count, under, stride, pixels);
+    case Access::any:
+      return sample_blocks<AnyChannels>(panel, step, blocks, count, under, stride, pixels);
   }
 }
 
@@ -305,7 +345,7 @@ void sample(float* panel, int64_t step, const Image& image, const ChannelBlock* 
   const int64_t stride = image.extent.stride[2];
   for (int64_t b = 0; b < count;) {
     const ChannelBlock& block = blocks[b];
-    const int64_t alike = in_place(block) ? block.alike : 1;
+    const int64_t alike = block.alike;
     const bool fits = (tile.width - 1) * stride + block.x.count <= kColumns;
     const int64_t room = fits ? tile.width : (kColumns - block.x.count) / stride + 1;
     for (int64_t y = 0; y < tile.height; ++y) {

@@ -19,14 +19,23 @@ struct AxisTaps {
   float weight[kMostTaps + 1][kBlock];  // zero where a row does not read this offset; the last is spare
 };
 
+// How a block's rows lie among a pixel's channels.
+enum class Access : int32_t {
+  consecutive,  // row after row, channel after channel
+  one_window,   // all within sixteen channels
+  two_windows,  // within two such windows
+  any,
+};
+
 // Sixteen rows. Bilinear taps are a product of the two axes: the y axis is summed once per column and reused along x.
 struct ChannelBlock {
   AxisTaps y, x;
   int64_t present = 0;      // rows; the rest of the block is padding
-  int64_t alike = 1;        // this block and those after it whose taps lie at the same offsets, if all read in place
-  int64_t channel = -1;     // where the rows read consecutive channels the first of them, else -1
+  int64_t alike = 1;        // this block and those after it with taps at the same offsets and the same access
+  Access access = Access::any;
+  int64_t channel = 0;      // of the first row
   int32_t source[kBlock];   // the channel of each row, for padding that of the first
-  // For free sources: at most `windows` loads of sixteen channels reach all rows' channels.
+  // Loads of sixteen channels that reach all rows' channels.
   int64_t windows = 0;
   int64_t window[kBlock];        // first channel of each
   uint16_t window_rows[kBlock];  // the rows that it serves
