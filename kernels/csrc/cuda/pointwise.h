@@ -31,11 +31,12 @@ struct Device {
 };
 
 // Sizes of shared memory that the plan and the kernel agree on.
-constexpr int kTableSlabs = 16, kTableRowBytes = 24, kBoxBytes = 48, kPatchBytes = 16, kItemBytes = 16;
+constexpr int kTableSlabs = 16, kTableRowBytes = 24, kBoxBytes = 48, kPatchBytes = 16, kItemBytes = 16,
+              kMostPatches = 16;
 
 // How the output is cut for the tile kernel: a tile is 4x4 patches of pixels of `images` images by `columns` channels.
 struct PointwiseTiles {
-  int32_t pixels, columns;  // 128 x 64, 128 x 128 or 64 x 256
+  int32_t pixels, columns;  // 256 x 64, 128 x 64, 128 x 128 or 64 x 256
   int32_t images, patch_rows, patch_columns;
   int32_t column_tiles, tiles_x, tiles_y, groups;  // tiles along channels, x, y and images
   int32_t step[4];                                 // `grid` in that mixed radix: from a block's tile to its next

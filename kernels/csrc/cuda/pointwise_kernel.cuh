@@ -49,7 +49,7 @@ struct Memory {
   char* input;    // [slots] lines
   int64_t* pixel;  // [pixels], see output_offset()
   // Kept here, since registers are short.
-  Patch* patch;  // of each warp
+  Patch* patch;  // [warps][T::kPatchesEach]
   Item* item;    // [2], this step's and the next one's
   float* bias;   // [2][columns], like the weights
   Table table;
@@ -66,7 +66,7 @@ struct Memory {
     weights = take(tiles.weight_slabs * tiles.columns * kLine);
     input = take(tiles.slots * kLine);
     pixel = reinterpret_cast<int64_t*>(take(tiles.pixels * 8));
-    patch = reinterpret_cast<Patch*>(take(kWarps * kPatchBytes));
+    patch = reinterpret_cast<Patch*>(take(kMostPatches * kPatchBytes));
     item = reinterpret_cast<Item*>(take(2 * kItemBytes));
     bias = reinterpret_cast<float*>(take(2 * tiles.columns * 4));
     table.row = reinterpret_cast<Row*>(take(rows * 16));
@@ -98,15 +98,16 @@ __global__ void __launch_bounds__(kThreads, T::kBlocks) shift_pointwise(Pointwis
   const Memory memory(shared, tiles, kSlab<E>);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
-  const int number = warp / T::kWarpsEach, each = tiles.patch_rows * tiles.patch_columns, within = number % each;
-  const int row = warp % T::kWarpsEach * T::kRows;
-  if (lane == 0) {
-    memory.patch[warp] = {number / each, within / tiles.patch_columns * kPatch + row,
-                          within % tiles.patch_columns * kPatch, warp * T::kRows * kPatch};
+  if (lane < T::kPatchesEach) {
+    const int index = warp * T::kPatchesEach + lane, number = index / T::kWarpsEach;
+    const int each = tiles.patch_rows * tiles.patch_columns, within = number % each;
+    memory.patch[index] = {number / each,
+                           within / tiles.patch_columns * kPatch + index % T::kWarpsEach * T::kRows,
+                           within % tiles.patch_columns * kPatch, index * T::kRows * kPatch};
   }
   // Lines that are never sampled are still multiplied.
-  for (int i = lane; i < T::kRows * kPatch * kLine / kChunk; i += 32) {
-    reinterpret_cast<uint4*>(memory.left + warp * T::kRows * kPatch * kLine)[i] = make_uint4(0, 0, 0, 0);
+  for (int i = lane; i < T::kLines * kLine / kChunk; i += 32) {
+    reinterpret_cast<uint4*>(memory.left + warp * T::kLines * kLine)[i] = make_uint4(0, 0, 0, 0);
   }
 
   const int slabs = static_cast<int>((problem.rows + kSlab<E> - 1) / kSlab<E>);
@@ -119,17 +120,21 @@ __global__ void __launch_bounds__(kThreads, T::kBlocks) shift_pointwise(Pointwis
     if (slab >= 0) {
       cp_async_wait<0>();
       __syncthreads();
-      const Patch patch = memory.patch[warp];
       const Place place = memory.item[parity].template place<T>(tiles);
-      const int image = place.image + patch.image, y = place.out_y + patch.y, x = place.out_x + patch.x;
-      const bool exists =
-          patch.image < tiles.images && image < tiles.batch && y < tiles.out_height && x < tiles.out_width;
-      if (slab == 0 && lane < T::kRows * kPatch) {
-        memory.pixel[patch.line + lane] = output_offset(problem, tiles, exists, image, y + lane / kPatch, x + lane % kPatch);
-      }
-      if (exists && slabs > 0) {
-        sample_patch<E, T::kRows>(problem, tiles, memory.table, slab % kTableSlabs, place, patch, memory.input,
-                                  memory.left);
+#pragma unroll 1
+      for (int i = 0; i < T::kPatchesEach; ++i) {
+        const Patch patch = memory.patch[warp * T::kPatchesEach + i];
+        const int image = place.image + patch.image, y = place.out_y + patch.y, x = place.out_x + patch.x;
+        const bool exists =
+            patch.image < tiles.images && image < tiles.batch && y < tiles.out_height && x < tiles.out_width;
+        if (slab == 0 && lane < T::kRows * kPatch) {
+          memory.pixel[patch.line + lane] =
+              output_offset(problem, tiles, exists, image, y + lane / kPatch, x + lane % kPatch);
+        }
+        if (exists && slabs > 0) {
+          sample_patch<E, T::kRows>(problem, tiles, memory.table, slab % kTableSlabs, place, patch, memory.input,
+                                    memory.left);
+        }
       }
       __syncthreads();
     }
@@ -186,6 +191,7 @@ const char* run(const PointwiseProblem& problem, const Device& device, Real type
   constexpr bool kWide = E::kBytes == 2;
   PointwiseTiles tiles;
   if (!plan_pointwise(problem, device, E::kBytes, kWide, &tiles)) return asl_pointwise_any(&problem, type, stream);
+  if (tiles.pixels == 256) return start<E, Tile<256, 64>>(problem, tiles, stream);
   if (tiles.columns == 64) return start<E, Tile<128, 64>>(problem, tiles, stream);
   if constexpr (kWide) {
     if (tiles.columns == 256) return start<E, Tile<64, 256>>(problem, tiles, stream);

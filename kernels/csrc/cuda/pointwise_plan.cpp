@@ -42,32 +42,11 @@ void cut(const PointwiseProblem& problem, PointwiseTiles* tiles) {
   }
 }
 
-}  // namespace
-
-bool plan_pointwise(const PointwiseProblem& problem, const Device& device, int element_bytes, bool wide,
-                    PointwiseTiles* tiles) {
-  constexpr int64_t kFar = int64_t{1} << 30;
-  if (problem.axes > 2 || problem.channels >= kFar || problem.rows >= kFar) return false;
-  if (problem.batch >= kFar || problem.out_channels >= kFar) return false;
-  for (int axis = 1; axis < 3; ++axis) {
-    const int64_t size = problem.size[axis], out = problem.out_size[axis], stride = problem.stride[axis];
-    // The tile's last pixels may lie past the output.
-    if (size >= kFar || out >= kFar || stride >= kFar || (out + kPatch * 8) * stride >= kFar) return false;
-  }
-  // All output channels in one block, where registers allow, so that no pixel is sampled twice.
-  tiles->columns = problem.out_channels <= 64 ? 64 : problem.out_channels <= 128 || !wide ? 128 : 256;
-  tiles->pixels = tiles->columns == 256 ? 64 : 128;
-  tiles->batch = static_cast<int32_t>(problem.batch);
-  tiles->height = static_cast<int32_t>(problem.size[1]);
-  tiles->width = static_cast<int32_t>(problem.size[2]);
-  tiles->channels = static_cast<int32_t>(problem.channels);
-  tiles->out_height = static_cast<int32_t>(problem.out_size[1]);
-  tiles->out_width = static_cast<int32_t>(problem.out_size[2]);
-  tiles->out_channels = static_cast<int32_t>(problem.out_channels);
-  tiles->stride_y = static_cast<int32_t>(problem.stride[1]);
-  tiles->stride_x = static_cast<int32_t>(problem.stride[2]);
+// Fills in all but pixels and columns; false where the tile does not fit the device, or not well.
+bool fit(const PointwiseProblem& problem, const Device& device, int element_bytes, bool last_choice,
+         PointwiseTiles* tiles) {
   cut(problem, tiles);
-  // The kernel counts 16-byte chunks within a tile's images in 32 bits; eight-fold division keeps this in range.
+  // The kernel counts 16-byte chunks within a tile's images in 32 bits.
   constexpr int64_t kChunks = int64_t{1} << 31;
   const int64_t lines = tiles->images * problem.size[1];
   if (lines >= kChunks || lines * problem.size[2] / kChunks * problem.channels > 0) return false;
@@ -79,23 +58,26 @@ bool plan_pointwise(const PointwiseProblem& problem, const Device& device, int e
   tiles->table_slabs = static_cast<int32_t>(std::clamp<int64_t>(slabs, 1, kTableSlabs));
   const int64_t table = tiles->table_slabs * (slab * kTableRowBytes + kBoxBytes);
   const int64_t fixed = (tiles->pixels + tiles->weight_slabs * tiles->columns) * kLine + tiles->pixels * 8 +
-                        8 * kPatchBytes + 2 * kItemBytes + 2 * tiles->columns * 4 + table;
+                        kMostPatches * kPatchBytes + 2 * kItemBytes + 2 * tiles->columns * 4 + table;
   const auto wanted = [&](int64_t extent) {
     return slots_for(problem, tiles->images, tiles->patch_rows, tiles->patch_columns, extent);
   };
   // Several blocks to a multiprocessor hide each other's waits; what room they leave is for shifts that reach far.
   // Shifts of a 3x3 kernel span two pixels, those that nearly every trained layer learns up to eight.
   int64_t resident = 1;
-  for (const int blocks : {3, 2, 1}) {
+  bool roomy = false;
+  for (int blocks = 3; blocks >= 1 && !roomy; --blocks) {
     const int64_t share = device.shared_per_multiprocessor / blocks - kReserved;
-    const int64_t room = (std::min<int64_t>(share, device.shared_per_block) - fixed) / (kLine * kSlotGroup) * kSlotGroup;
+    const int64_t budget = std::min<int64_t>(share, device.shared_per_block);
+    const int64_t room = (budget - fixed) / (kLine * kSlotGroup) * kSlotGroup;
     tiles->slots = static_cast<int32_t>(std::max<int64_t>(std::min(room, wanted(8)), 0));
     resident = blocks;
-    if (room >= wanted(blocks > 2 ? 4 : 2)) break;
+    roomy = room >= wanted(blocks > 2 ? 4 : 2);
   }
   tiles->shared_bytes = fixed + tiles->slots * kLine;
 
   const int64_t count = int64_t{tiles->column_tiles} * tiles->tiles_x * tiles->tiles_y * tiles->groups;
+  if (!last_choice && (resident < 2 || count < 2 * device.multiprocessors)) return false;
   int64_t rest = std::min<int64_t>(count, device.multiprocessors * resident);
   tiles->grid = static_cast<int32_t>(rest);
   const int32_t radix[] = {tiles->column_tiles, tiles->tiles_x, tiles->tiles_y};
@@ -105,6 +87,37 @@ bool plan_pointwise(const PointwiseProblem& problem, const Device& device, int e
   }
   tiles->step[3] = static_cast<int32_t>(rest);
   return tiles->shared_bytes <= device.shared_per_block;
+}
+
+}  // namespace
+
+bool plan_pointwise(const PointwiseProblem& problem, const Device& device, int element_bytes, bool wide,
+                    PointwiseTiles* tiles) {
+  constexpr int64_t kFar = int64_t{1} << 30;
+  if (problem.axes > 2 || problem.channels >= kFar || problem.rows >= kFar) return false;
+  if (problem.batch >= kFar || problem.out_channels >= kFar) return false;
+  for (int axis = 1; axis < 3; ++axis) {
+    const int64_t size = problem.size[axis], out = problem.out_size[axis], stride = problem.stride[axis];
+    // The tile's last pixels may lie past the output.
+    if (size >= kFar || out >= kFar || stride >= kFar || (out + kPatch * kMostPatches) * stride >= kFar) return false;
+  }
+  tiles->batch = static_cast<int32_t>(problem.batch);
+  tiles->height = static_cast<int32_t>(problem.size[1]);
+  tiles->width = static_cast<int32_t>(problem.size[2]);
+  tiles->channels = static_cast<int32_t>(problem.channels);
+  tiles->out_height = static_cast<int32_t>(problem.out_size[1]);
+  tiles->out_width = static_cast<int32_t>(problem.out_size[2]);
+  tiles->out_channels = static_cast<int32_t>(problem.out_channels);
+  tiles->stride_y = static_cast<int32_t>(problem.stride[1]);
+  tiles->stride_x = static_cast<int32_t>(problem.stride[2]);
+  // All output channels in one block, where registers allow, so that no pixel is sampled twice.
+  tiles->columns = problem.out_channels <= 64 ? 64 : problem.out_channels <= 128 || !wide ? 128 : 256;
+  if (tiles->columns == 64) {
+    tiles->pixels = 256;
+    if (fit(problem, device, element_bytes, false, tiles)) return true;
+  }
+  tiles->pixels = tiles->columns == 256 ? 64 : 128;
+  return fit(problem, device, element_bytes, true, tiles);
 }
 
 }  // namespace asl::cuda

@@ -9,12 +9,15 @@ namespace asl::cuda::pointwise {
 constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr int kPatch = 4, kPatchPixels = kPatch * kPatch;
 
-// A block's part of the output. Its warps lie kDown by kAcross over the product, 32 pixels each; each samples kRows
-// lines of a patch of 4 x 4 pixels.
+// A block's part of the output. Its warps lie kDown by kAcross over the product, 32 pixels each; each samples
+// kPatchesEach patches of 4 x 4 pixels, or kRows lines of one. Many samples to a warp spread what a slab costs besides.
 template <int PIXELS, int COLUMNS>
 struct Tile {
   static constexpr int kPixels = PIXELS, kColumns = COLUMNS;
-  static constexpr int kPatches = PIXELS / kPatchPixels, kWarpsEach = kWarps / kPatches, kRows = kPatch / kWarpsEach;
+  static constexpr int kPatches = PIXELS / kPatchPixels;
+  static constexpr int kPatchesEach = kPatches > kWarps ? kPatches / kWarps : 1;
+  static constexpr int kWarpsEach = kPatches < kWarps ? kWarps / kPatches : 1, kRows = kPatch / kWarpsEach;
+  static constexpr int kLines = kPatchesEach * kRows * kPatch;  // of the left operand, for a warp
   static constexpr int kDown = PIXELS / 32, kAcross = kWarps / kDown, kWide = COLUMNS / kAcross;
   // As many blocks on a multiprocessor as their sums leave registers for.
   static constexpr int kBlocks = kWide > 32 ? 2 : 3;

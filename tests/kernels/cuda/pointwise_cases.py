@@ -17,7 +17,8 @@ NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16:
 HALF_STEP = {torch.float32: 2.0**-24, torch.float64: 2.0**-53, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 """Relative error of one rounding."""
 TF32_STEP = 2.0**-11
-LARGE, SMALL, TINY = (3, 227 << 10, 228 << 10), (1, 99 << 10, 100 << 10), (2, 72 << 10, 72 << 10)
+LARGE, MANY = (1, 227 << 10, 228 << 10), (3, 163 << 10, 164 << 10)
+SMALL, TINY = (1, 99 << 10, 100 << 10), (2, 72 << 10, 72 << 10)
 """Multiprocessors, and shared memory of a block and of a multiprocessor."""
 
 
