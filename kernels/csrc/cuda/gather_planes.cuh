@@ -36,10 +36,10 @@ __device__ __forceinline__ void sample_plane(compute_t<T> (&acc)[kRowsPerThread]
     const A near = weight_z * taps.near[2], far = weight_z * taps.far[2];
     const T* slice = plane + static_cast<int64_t>(at_z) * height * width;
 
-    // value[e] = the row sampled along x.
-    const auto sample_row = [&](A(&value)[V], int at_y) {
+    // value[e] = the row sampled along x; 0 where the row does not exist.
+    const auto sample = [&](A(&value)[V], const Run<T, V, V + 1>& run) {
       A window[V + 1];
-      load_window<V>(window, slice + static_cast<int64_t>(at_y) * width, column, width);
+      run.open(window, column);
 #pragma unroll
       for (int e = 0; e < V; ++e) value[e] = near * window[e];
       if (far != A(0)) {
@@ -47,14 +47,21 @@ __device__ __forceinline__ void sample_plane(compute_t<T> (&acc)[kRowsPerThread]
         for (int e = 0; e < V; ++e) value[e] += far * window[e + 1];
       }
     };
-    if (step_y == 1) {
+    // Vectors are chosen for unit steps only.
+    if (V > 1 || step_y == 1) {
+      // All loads before the first use: what is under way hides the memory's latency.
+      Run<T, V, V + 1> runs[kRowsPerThread + 1];
 #pragma unroll
       for (int i = 0; i <= kRowsPerThread; ++i) {
         const int at_y = y0 + i + taps.base[1];
-        const bool last = i == kRowsPerThread;
-        if (!within(at_y, height) || (last && taps.far[1] == A(0)) || y0 + i > gather.out_size[1]) continue;
+        const bool wanted = within(at_y, height) && (i < kRowsPerThread || taps.far[1] != A(0)) &&
+                            y0 + i <= gather.out_size[1];
+        runs[i].fetch(slice + static_cast<int64_t>(at_y) * width, column, width, wanted);
+      }
+#pragma unroll
+      for (int i = 0; i <= kRowsPerThread; ++i) {
         A value[V];
-        sample_row(value, at_y);
+        sample(value, runs[i]);
 #pragma unroll
         for (int e = 0; e < V; ++e) {
           if (i < kRowsPerThread) acc[i < kRowsPerThread ? i : 0][e] += taps.near[1] * value[e];
@@ -71,8 +78,10 @@ __device__ __forceinline__ void sample_plane(compute_t<T> (&acc)[kRowsPerThread]
           const A weight_y = ty == 0 ? taps.near[1] : taps.far[1];
           const int at_y = (y0 + r) * step_y + taps.base[1] + ty;
           if (weight_y == A(0) || !within(at_y, height) || y0 + r >= gather.out_size[1]) continue;
+          Run<T, V, V + 1> run;
+          run.fetch(slice + static_cast<int64_t>(at_y) * width, column, width, true);
           A value[V];
-          sample_row(value, at_y);
+          sample(value, run);
 #pragma unroll
           for (int e = 0; e < V; ++e) acc[r][e] += weight_y * value[e];
         }

@@ -6,20 +6,32 @@
 
 namespace asl::cuda {
 
-// The row of x from one tap on, sampled along x, and its derivative along x; both 0 where no pixel exists.
-template <int V, typename T>
-__device__ __forceinline__ void sample_slopes(compute_t<T> (&sample)[V], compute_t<T> (&slope)[V], const T* row,
-                                              int column, int width, const Slopes<compute_t<T>>& taps) {
-  using A = compute_t<T>;
-  A window[V + 2];
-  load_window<V>(window, row, column, width);
-  const bool whole = taps.slope[2][2] != A(0);
-#pragma unroll
-  for (int e = 0; e < V; ++e) {
-    sample[e] = whole ? window[e + 1] : taps.sample[2][0] * window[e] + taps.sample[2][1] * window[e + 1];
-    slope[e] = whole ? A(0.5) * (window[e + 2] - window[e]) : window[e + 1] - window[e];
+// A row of x under way. The last pixel comes by itself: it is needed at whole pixels only, and as part of the run it
+// would cost a third vector.
+template <typename T, int V>
+struct SlopeRun {
+  Run<T, V, V + 1> run;
+  compute_t<T> last;
+
+  __device__ __forceinline__ void fetch(const T* row, int column, int width, bool wanted, bool whole) {
+    run.fetch(row, column, width, wanted);
+    last = wanted && whole && within(column + V + 1, width) ? widened(__ldg(row + column + V + 1)) : compute_t<T>(0);
   }
-}
+
+  // The row sampled along x, and its derivative along x; both 0 where no pixel exists.
+  __device__ __forceinline__ void open(compute_t<T> (&sample)[V], compute_t<T> (&slope)[V], int column,
+                                       const Slopes<compute_t<T>>& taps, bool whole) const {
+    using A = compute_t<T>;
+    A window[V + 1];
+    run.open(window, column);
+#pragma unroll
+    for (int e = 0; e < V; ++e) {
+      const A after = e + 2 <= V ? window[e + 2 <= V ? e + 2 : 0] : last;
+      sample[e] = whole ? window[e + 1] : taps.sample[2][0] * window[e] + taps.sample[2][1] * window[e + 1];
+      slope[e] = whole ? A(0.5) * (after - window[e]) : window[e + 1] - window[e];
+    }
+  }
+};
 
 // A slope of exactly 0 adds nothing, so that a gradient that is not finite stays away where no pixel was read.
 template <int V, typename A>
@@ -51,11 +63,12 @@ __device__ __forceinline__ void group_slopes(compute_t<T> (&sums)[3], const T* p
                                              int x0) {
   using A = compute_t<T>;
   const int height = problem.size[1], width = problem.size[2];
+  const bool whole = taps.slope[2][2] != A(0);
   A grad[kRowsPerThread][V];
 #pragma unroll
   for (int r = 0; r < kRowsPerThread; ++r) {
     const int64_t row = static_cast<int64_t>(z) * problem.out[1] + y0 + r;
-    load_window<V>(grad[r], grad_plane + row * problem.out[2], x0, y0 + r < problem.out[1] ? problem.out[2] : 0);
+    load_aligned<V>(grad[r], grad_plane + row * problem.out[2] + x0, y0 + r < problem.out[1]);
   }
   const int column = x0 * problem.stride[2] + taps.base[2];
 #pragma unroll 1
@@ -65,12 +78,22 @@ __device__ __forceinline__ void group_slopes(compute_t<T> (&sums)[3], const T* p
     if ((weight == A(0) && derivative == A(0)) || !within(at_z, problem.size[0])) continue;
     const T* slice = plane + static_cast<int64_t>(at_z) * height * width;
     A sample[V], slope[V];
-    if (problem.stride[1] == 1) {
-#pragma unroll
-      for (int i = 0; i < kRowsPerThread + 2; ++i) {
+    // Vectors are chosen for unit steps only.
+    if (V > 1 || problem.stride[1] == 1) {
+      // Some rows ahead are under way while one is worked on; more would not fit into the registers.
+      constexpr int kRows = kRowsPerThread + 2, kAhead = sizeof(T) == 8 ? 2 : 3;
+      SlopeRun<T, V> runs[kAhead];
+      const auto fetch = [&](int i) {
         const int at_y = y0 + i + taps.base[1];
-        if (!within(at_y, height)) continue;
-        sample_slopes<V>(sample, slope, slice + static_cast<int64_t>(at_y) * width, column, width, taps);
+        const bool wanted = within(at_y, height) && (i < kRows - 1 || taps.slope[1][2] != A(0));
+        runs[i % kAhead].fetch(slice + static_cast<int64_t>(at_y) * width, column, width, wanted, whole);
+      };
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) fetch(i);
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        runs[i % kAhead].open(sample, slope, column, taps, whole);
+        if (i + kAhead < kRows) fetch(i + kAhead);
 #pragma unroll
         for (int t = 0; t < 3; ++t) {
           const int r = i - t;
@@ -86,7 +109,9 @@ __device__ __forceinline__ void group_slopes(compute_t<T> (&sums)[3], const T* p
         for (int t = 0; t < 3; ++t) {
           const int at_y = (y0 + r) * problem.stride[1] + taps.base[1] + t;
           if (!within(at_y, height) || y0 + r >= problem.out[1]) continue;
-          sample_slopes<V>(sample, slope, slice + static_cast<int64_t>(at_y) * width, column, width, taps);
+          SlopeRun<T, V> run;
+          run.fetch(slice + static_cast<int64_t>(at_y) * width, column, width, true, whole);
+          run.open(sample, slope, column, taps, whole);
           add_row(sums, grad[r], sample, slope, taps, t, weight, derivative);
         }
       }

@@ -70,57 +70,82 @@ __device__ __forceinline__ void drop_words(W (&words)[COUNT], int by) {
   }
 }
 
-// window[i] = row[column + i] for i in [0, WIDTH), 0 outside the row of `size` pixels.
-// V > 1: row is aligned to V elements and size a multiple of V, so that each vector lies inside or outside as a whole.
-template <int V, int WIDTH, typename T>
-__device__ __forceinline__ void load_window(compute_t<T> (&window)[WIDTH], const T* row, int column, int size) {
-  if constexpr (V == 1) {
-#pragma unroll
-    for (int i = 0; i < WIDTH; ++i) {
-      const bool inside = static_cast<unsigned>(column + i) < static_cast<unsigned>(size);
-      window[i] = inside ? widened(__ldg(row + column + i)) : compute_t<T>(0);
-    }
-  } else {
-    using W = typename Word<T>::type;
-    constexpr int kElements = Word<T>::kElements, kWords = V / kElements;
-    constexpr int kVectors = (V - 1 + WIDTH + V - 1) / V, kAll = kVectors * kWords;
-    // One word more, so that the half-word shift below may look past the last.
-    W words[kAll + 1];
+// A run of WIDTH pixels as it lies in memory. Fetching is apart from opening, so that several runs can be under way.
+template <typename T, int V, int WIDTH>
+struct Run {
+  using W = typename Word<T>::type;
+  static constexpr int kElements = Word<T>::kElements, kWords = V / kElements;
+  static constexpr int kVectors = (V - 1 + WIDTH + V - 1) / V, kAll = kVectors * kWords;
+  W words[kAll];
+
+  // Pixels [column, column + WIDTH) of a row of `size` pixels, 0 outside; all 0 unless `wanted`. The row is aligned to
+  // V elements and size a multiple of V, so that each vector lies inside or outside as a whole.
+  __device__ __forceinline__ void fetch(const T* row, int column, int size, bool wanted) {
     const int skip = column & (V - 1);
-    const int first = column - skip;
-    words[kAll] = W(0);
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
-      const int at = first + i * V;
+      const int at = column - skip + i * V;
+#pragma unroll
+      for (int j = 0; j < kWords; ++j) words[i * kWords + j] = W(0);
       // The last vector holds nothing that is needed unless the run starts late in the first.
-      if (static_cast<unsigned>(at) < static_cast<unsigned>(size) && i * V < skip + WIDTH) {
+      if (wanted && static_cast<unsigned>(at) < static_cast<unsigned>(size) && i * V < skip + WIDTH) {
         load_words<T, kWords>(words + i * kWords, row + at);
-      } else {
-#pragma unroll
-        for (int j = 0; j < kWords; ++j) words[i * kWords + j] = W(0);
-      }
-    }
-    drop_words<kWords / 2>(words, skip / kElements);
-    if constexpr (kElements == 1) {
-#pragma unroll
-      for (int i = 0; i < WIDTH; ++i) {
-        if constexpr (sizeof(T) == 8) {
-          window[i] = words[i];
-        } else {
-          window[i] = __uint_as_float(words[i]);
-        }
-      }
-    } else {
-      const unsigned bits = (skip & 1) * 16;
-#pragma unroll
-      for (int i = 0; i < (WIDTH + 1) / 2; ++i) {
-        float pair[2];
-        unpack(__funnelshift_r(words[i], words[i + 1], bits), pair, static_cast<const T*>(nullptr));
-        window[2 * i] = pair[0];
-        if (2 * i + 1 < WIDTH) window[2 * i + 1] = pair[1];
       }
     }
   }
+
+  __device__ __forceinline__ void open(compute_t<T> (&window)[WIDTH], int column) const {
+    const int skip = column & (V - 1);
+    // One word more, so that the half-word shift below may look past the last.
+    W moved[kAll + 1];
+#pragma unroll
+    for (int i = 0; i < kAll; ++i) moved[i] = words[i];
+    moved[kAll] = W(0);
+    drop_words<kWords / 2>(moved, skip / kElements);
+#pragma unroll
+    for (int i = 0; i < WIDTH; i += kElements) {
+      if constexpr (kElements == 2) {
+        float pair[2];
+        unpack(__funnelshift_r(moved[i / 2], moved[i / 2 + 1], (skip & 1) * 16), pair, static_cast<const T*>(nullptr));
+        window[i] = pair[0];
+        if (i + 1 < WIDTH) window[i + 1] = pair[1];
+      } else if constexpr (sizeof(T) == 8) {
+        window[i] = moved[i];
+      } else {
+        window[i] = __uint_as_float(moved[i]);
+      }
+    }
+  }
+};
+
+// V elements from an address that is aligned to them; 0 unless wanted.
+template <int V, typename T>
+__device__ __forceinline__ void load_aligned(compute_t<T> (&values)[V], const T* address, bool wanted) {
+  if constexpr (V == 1) {
+    values[0] = wanted ? widened(__ldg(address)) : compute_t<T>(0);
+  } else {
+    const Pack<T, V> pack = wanted ? load_pack<T, V>(address) : Pack<T, V>{};
+#pragma unroll
+    for (int i = 0; i < V; ++i) values[i] = widened(pack.at[i]);
+  }
 }
+
+// Without vectors: any column, any size.
+template <typename T, int WIDTH>
+struct Run<T, 1, WIDTH> {
+  compute_t<T> values[WIDTH];
+
+  __device__ __forceinline__ void fetch(const T* row, int column, int size, bool wanted) {
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) {
+      const bool inside = wanted && static_cast<unsigned>(column + i) < static_cast<unsigned>(size);
+      values[i] = inside ? widened(__ldg(row + column + i)) : compute_t<T>(0);
+    }
+  }
+  __device__ __forceinline__ void open(compute_t<T> (&window)[WIDTH], int) const {
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) window[i] = values[i];
+  }
+};
 
 }  // namespace asl::cuda
