@@ -243,7 +243,8 @@ def pack_pointwise(weight: Tensor) -> Tensor:
 
 def unpack_pointwise(packed: Tensor, out_channels: int) -> Tensor:
     """[C_out, K] of a packed weight; RuntimeError where its shape cannot hold `out_channels`."""
-    if packed.dim() != 3 or packed.shape[2] != PACK or packed.shape[0] != (out_channels + PACK - 1) // PACK:
+    fits = packed.dim() == 3 and packed.shape[2] == PACK and packed.shape[0] == (out_channels + PACK - 1) // PACK
+    if out_channels < 0 or not fits:
         raise RuntimeError(
             f"shift pointwise: packed must be [ceil({out_channels} / {PACK}), K, {PACK}], got {list(packed.shape)}"
         )

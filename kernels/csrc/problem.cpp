@@ -110,8 +110,9 @@ Problem check(const Tensor& x, const Tensor& shift, const std::optional<Tensor>&
     STD_TORCH_CHECK(size + delta[d] >= 0, "active shift: the output would be empty: size ", size, " with delta ",
                     delta[d]);
     problem.extent.size[axis] = size;
-    problem.extent.stride[axis] = stride[d];
     problem.extent.out[axis] = (size + delta[d]) / stride[d] + 1;
+    // A single output pixel takes no step, and a huge one would ask for memory in proportion.
+    problem.extent.stride[axis] = problem.extent.out[axis] > 1 ? stride[d] : 1;
   }
   problem.channels_last = is_channels_last(x);
 

@@ -69,8 +69,7 @@ def test_random_problems_are_clean(level: str, name: str) -> None:
 
 
 @pytest.mark.usefixtures("watched")
-@pytest.mark.parametrize(("level", "name"), LEVELS)
-def test_random_calls_are_clean(level: str, name: str) -> None:
-    done = _run(level, str(FOLDER / "fuzz.py"), "--calls", "250", "--seconds", "120", "--most", "1")
+def test_random_calls_are_clean() -> None:
+    done = _run("", str(FOLDER / "fuzz.py"), "--calls", "200", "--seconds", "120", "--most", "1")
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert f"'isa': '{name}'" in done.stdout
+    assert f"'isa': '{BEST}'" in done.stdout

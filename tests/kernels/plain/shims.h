@@ -11,7 +11,7 @@ namespace shims {
 
 struct Plain {
   void* data;
-  std::shared_ptr<std::vector<unsigned char>> owned;
+  std::shared_ptr<unsigned char[]> owned;
   std::vector<int64_t> sizes, strides;
   int32_t dtype;  // torch's ScalarType
 

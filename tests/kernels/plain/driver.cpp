@@ -43,8 +43,8 @@ class Reader {
     auto* made = new shims::Plain{nullptr, nullptr, numbers(), {}, static_cast<int32_t>(dtype)};
     made->strides = numbers();
     const size_t size = number() * shims::size_of(made->dtype);
-    made->owned = std::make_shared<std::vector<unsigned char>>(size);
-    made->data = made->owned->data();
+    made->owned.reset(new unsigned char[size]);
+    made->data = made->owned.get();
     bytes(made->data, size);
     return Tensor(shims::handle(made));
   }
