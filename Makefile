@@ -19,7 +19,7 @@ STAMPS := $(VENV)/.stamps
 PIP := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check
 ROOMS := kernels converter workers service cli
 LINKS := $(addprefix .dev/aslconvert/,$(ROOMS))
-NATIVE_SOURCES := $(wildcard CMakeLists.txt kernels/build.py) $(shell find kernels/csrc -type f 2>/dev/null)
+NATIVE_SOURCES := $(wildcard CMakeLists.txt cmake/*.cmake kernels/build.py) $(shell find kernels/csrc -type f 2>/dev/null)
 
 .PHONY: setup demo test lint bench-kernels fuzz sanitize clean
 
