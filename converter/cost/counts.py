@@ -58,7 +58,12 @@ def _shift_formulas() -> dict[Any, Callable[..., int]]:
         pixels = out_shape[0] * math.prod(out_shape[2:])
         return 2 * rows * pixels * (_corners(out_shape) + out_shape[1])
 
-    return {torch.ops.asl.active_shift: active_shift, torch.ops.asl.shift_pointwise: shift_pointwise}
+    ops = torch.ops.asl
+    return {
+        ops.active_shift: active_shift,
+        ops.shift_pointwise: shift_pointwise,
+        ops.shift_pointwise_packed: shift_pointwise,
+    }
 
 
 def _corners(shape: Sequence[int]) -> int:

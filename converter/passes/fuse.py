@@ -1,6 +1,7 @@
-"""active_shift -> 1x1 conv2d [-> relu] becomes asl.shift_pointwise.
+"""active_shift -> 1x1 conv2d [-> add] [-> relu] becomes asl.shift_pointwise.
 
-Pattern: the only reader of the shifted rows is a dense 1x1 ``conv2d``; a ``relu`` that alone reads it joins in.
+Pattern: the only reader of the shifted rows is a dense 1x1 ``conv2d``; the addition of an image of the same shape (a
+residual) that alone reads it joins in, and so does a ``relu`` that alone reads either.
 Algebra: unchanged; the K shifted rows are never written to memory.
 """
 
@@ -15,6 +16,7 @@ from aslconvert.converter.passes.parameters import drop_unused, put_parameter, r
 from aslconvert.converter.passes.verify import verify
 
 RELUS = (aten.relu.default, aten.relu_.default)
+ADDS = (aten.add.Tensor, aten.add_.Tensor)
 
 
 def fuse(gm: fx.GraphModule) -> fx.GraphModule:
@@ -60,11 +62,15 @@ def _fuse(gm: fx.GraphModule, shift: fx.Node, conv: fx.Node) -> None:
         if not all(_fusable(user) for user in readers(gm, target)):
             return
         put_parameter(gm, target, weight.detach().flatten(1))
-    last = conv
-    relu = next(iter(conv.users)) if len(conv.users) == 1 else None
-    if relu is not None and relu.target in RELUS:
-        last = relu
-    with gm.graph.inserting_before(conv):
+    last, residual = conv, None
+    add = next(iter(conv.users)) if len(conv.users) == 1 else None
+    if add is not None and add.target in ADDS:
+        residual = _residual(add, conv)
+        last = add if residual is not None else conv
+    relu = next(iter(last.users)) if len(last.users) == 1 else None
+    rectified = relu is not None and relu.target in RELUS
+    # Before the addition: what it adds may be computed after the convolution.
+    with gm.graph.inserting_before(last):
         fused = gm.graph.call_function(
             torch.ops.asl.shift_pointwise.default,
             (
@@ -75,15 +81,27 @@ def _fuse(gm: fx.GraphModule, shift: fx.Node, conv: fx.Node) -> None:
                 mix["bias"],
                 call["stride"],
                 call["delta"],
-                last is not conv,
+                rectified,
+                residual,
             ),
         )
     fused.meta = dict(conv.meta)
-    last.replace_all_uses_with(fused)
-    if last is not conv:
-        gm.graph.erase_node(last)
-    gm.graph.erase_node(conv)
-    gm.graph.erase_node(shift)
+    end = relu if relu is not None and rectified else last
+    end.replace_all_uses_with(fused)
+    for node in dict.fromkeys((end, last, conv, shift)):
+        gm.graph.erase_node(node)
+
+
+def _residual(add: fx.Node, conv: fx.Node) -> fx.Node | None:
+    """What ``add`` adds to the convolution's output, if it is an image of the same shape and type."""
+    first, second = add.args
+    other = second if first is conv else first
+    if not isinstance(other, fx.Node) or other is conv or add.kwargs.get("alpha", 1) != 1:
+        return None
+    same = all(other.meta.get(key) == conv.meta.get(key) is not None for key in ("shape", "dtype"))
+    # An addition in place writes into its first operand, which others may read.
+    in_place = add.target is aten.add_.Tensor and first is not conv
+    return other if same and not in_place else None
 
 
 def _fusable(user: fx.Node) -> bool:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+import aslconvert.kernels  # noqa: F401  registers torch.ops.asl
 from aslconvert.converter.errors import InternalError
 from aslconvert.converter.ir.graph import aten, attribute
+
+_FUSED = (torch.ops.asl.shift_pointwise.default, torch.ops.asl.shift_pointwise_packed.default)
+_SHIFTS = (torch.ops.asl.active_shift.default, *_FUSED)
 
 
 def verify(gm: fx.GraphModule) -> fx.GraphModule:
@@ -21,7 +25,7 @@ def verify(gm: fx.GraphModule) -> fx.GraphModule:
                 attribute(gm, node.target)
             except AttributeError as error:
                 raise InternalError("bad_graph", f"'{node.name}' reads '{node.target}', which is gone.") from error
-        elif node.target in (torch.ops.asl.active_shift.default, torch.ops.asl.shift_pointwise.default):
+        elif node.target in _SHIFTS:
             _check_shift(gm, node)
         elif node.target is aten.conv2d.default:
             _check_conv(gm, node)
@@ -36,7 +40,7 @@ def _check_shift(gm: fx.GraphModule, node: fx.Node) -> None:
     if isinstance(source, fx.Node) and source.op == "get_attr" and attribute(gm, source.target).shape != (rows,):
         raise InternalError("bad_graph", f"'{node.name}' has {rows} shifts but another number of sources.")
     weight = rest[0]
-    fused = node.target is torch.ops.asl.shift_pointwise.default
+    fused = node.target in _FUSED
     if fused and isinstance(weight, fx.Node) and attribute(gm, weight.target).shape[1] != rows:
         raise InternalError("bad_graph", f"'{node.name}' has {rows} rows but weights for another number.")
 
