@@ -58,12 +58,18 @@ __device__ __forceinline__ void sample_pixels(compute_t<T> (&acc)[kRun][V], int 
       const A near = weight * taps.near[2], far = weight * taps.far[2];
       const T* row = image + (static_cast<int64_t>(at_z) * gather.in_size[1] + at_y) * width * channels + channel;
       if (step == 1) {
+        // All loads before the first use: what is under way hides the memory's latency.
+        A values[kRun + 1];
 #pragma unroll
         for (int i = 0; i <= kRun; ++i) {
-          if (!within(column + i, width) || (i == kRun && far == A(0))) continue;
-          const A value = widened(__ldg(row + static_cast<int64_t>(column + i) * channels));
-          if (i < kRun) acc[i < kRun ? i : 0][lane] += near * value;
-          if (i > 0 && far != A(0)) acc[i > 0 ? i - 1 : 0][lane] += far * value;
+          const bool wanted = within(column + i, width) && (i < kRun || far != A(0));
+          values[i] = wanted ? widened(__ldg(row + static_cast<int64_t>(column + i) * channels)) : A(0);
+        }
+#pragma unroll
+        for (int i = 0; i < kRun; ++i) acc[i][lane] += near * values[i];
+        if (far != A(0)) {
+#pragma unroll
+          for (int i = 0; i < kRun; ++i) acc[i][lane] += far * values[i + 1];
         }
       } else {
 #pragma unroll

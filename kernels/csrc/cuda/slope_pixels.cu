@@ -39,16 +39,23 @@ __device__ __forceinline__ void run_slopes(compute_t<T> (&sums)[3], const T* ima
       A products[3] = {A(0), A(0), A(0)};
       const int column = x0 * step + taps.base[2];
       if (step == 1) {
-        // Steps from pixel to pixel instead of an offset for each, which would take twenty registers.
+        // Steps from pixel to pixel instead of an offset for each, which would take twenty registers; and all loads
+        // before the first use.
         const T* pixel = row + static_cast<int64_t>(column) * problem.channels;
+        A values[kRun + 2];
 #pragma unroll
         for (int i = 0; i < kRun + 2; ++i, pixel += problem.channels) {
-          if (!within(column + i, width) || (i == kRun + 1 && !whole)) continue;
-          const A value = widened(__ldg(pixel));
+          const bool wanted = within(column + i, width) && (i < kRun + 1 || whole);
+          values[i] = wanted ? widened(__ldg(pixel)) : A(0);
+        }
+        // As in the row-major kernel, a 0 adds nothing, whatever the gradient is.
+#pragma unroll
+        for (int i = 0; i < kRun + 2; ++i) {
+          if (values[i] == A(0)) continue;
 #pragma unroll
           for (int t = 0; t < 3; ++t) {
             const int p = i - t;
-            if (p >= 0 && p < kRun && x0 + p < out_width) products[t] += grad[p >= 0 && p < kRun ? p : 0] * value;
+            if (p >= 0 && p < kRun && x0 + p < out_width) products[t] += grad[p >= 0 && p < kRun ? p : 0] * values[i];
           }
         }
       } else {
