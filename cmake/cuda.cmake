@@ -11,8 +11,9 @@ macro(asl_add_cuda target)
     if(NOT CMAKE_CUDA_COMPILER)
       find_program(ASL_NVCC nvcc HINTS ENV CUDACXX ENV CUDA_HOME ENV CUDA_PATH /usr/local/cuda PATH_SUFFIXES bin)
       mark_as_advanced(ASL_NVCC)
-      if(ASL_NVCC)
-        set(CMAKE_CUDA_COMPILER "${ASL_NVCC}")
+      # By the environment and not as the compiler: then it is tried first, and one that does not work is passed over.
+      if(ASL_NVCC AND NOT DEFINED ENV{CUDACXX})
+        set(ENV{CUDACXX} "${ASL_NVCC}")
       endif()
     endif()
     if(NOT CMAKE_CUDA_HOST_COMPILER)
@@ -81,5 +82,6 @@ function(asl_cuda_sources target)
   # Nothing of libtorch is named that a CUDA build alone has, but its stream is looked up among the loaded libraries.
   target_link_options(${target} PRIVATE -Wl,--no-as-needed)
   # One language links, so that flags of the C++ compiler (a sanitizer's, say) reach the linker unchanged.
-  set_target_properties(${target} PROPERTIES LINKER_LANGUAGE CXX)
+  # It has no CUDA source of its own, yet CMake wants to know.
+  set_target_properties(${target} PROPERTIES LINKER_LANGUAGE CXX CUDA_ARCHITECTURES "${architectures}")
 endfunction()
