@@ -145,7 +145,7 @@ def describe(rows: list[dict[str, Any]]) -> str:
         fused, bare = of["fused"], of["conv1x1"]
         low, high = bare["fused_over_quartiles"]
         lines.append(
-            f"{fused['shape']:>24} {fused['batch']:>5} {threads:>3}  {fused['ms']:8.4f} {fused['layout'][:9]:>9}  "
+            f"{fused['shape']:>24} {fused['batch']:>5} {threads:>3}  {fused['ms']:8.4f} {fused['layout']:>13}  "
             f"{bare['ms']:8.4f}  {bare['fused_over']:5.2f} ({low:.2f}..{high:.2f})  "
             f"{fused['over_floor']:5.2f} {fused['floor_is']:>7}  "
             + "  ".join(f"{1 / of[op]['fused_over']:7.2f}" for op in list(of)[2:])
@@ -154,7 +154,7 @@ def describe(rows: list[dict[str, Any]]) -> str:
 
 
 HEADER = (
-    f"{'shape':>24} batch thr  {'fused ms':>8} {'layout':>9}  {'1x1 ms':>8}  {'fused/1x1 (quartiles)':>18}"
+    f"{'shape':>24} batch thr  {'fused ms':>8} {'layout':>13}  {'1x1 ms':>8}  {'fused/1x1 (quartiles)':>18}"
     f"  {'fused/floor':>12}  {'3x3':>7}  {'dw+1x1':>7}  {'grid':>7}  {'im2col':>7}  (times the fused op)"
 )
 

@@ -152,16 +152,13 @@ def _finish(y: Tensor, data: Data, residual: Tensor | None) -> Tensor:
 def _fused(case: Case, data: Data, layout: str) -> Iterator[tuple[Key, Call]]:
     x = _laid_out(data.image, layout)
     residual = None if data.residual is None else _laid_out(data.residual, layout)
-    tail = ([case.stride] * 2, [case.delta] * 2, case.epilogue)
-    if hasattr(torch.ops.asl, "pack_pointwise"):
-        packed = torch.ops.asl.pack_pointwise.default(data.pointwise)
-        op = torch.ops.asl.shift_pointwise_packed.default
-        call = partial(op, x, data.shift, data.source, packed, case.outputs, data.bias, *tail, residual)
-        yield ("fused", layout, "packed"), call
-        return
-    weight = data.pointwise if layout == "contiguous" else data.pointwise.t().contiguous().t()
-    plain = partial(torch.ops.asl.shift_pointwise.default, x, data.shift, data.source, weight, data.bias, *tail[:2])
-    yield ("fused", layout, "plain"), lambda: _finish(plain(False), data, residual)
+    packed = torch.ops.asl.pack_pointwise.default(data.pointwise)
+    op = torch.ops.asl.shift_pointwise_packed.default
+    tail = ([case.stride] * 2, [case.delta] * 2, case.epilogue, residual)
+    yield (
+        ("fused", layout, "packed"),
+        partial(op, x, data.shift, data.source, packed, case.outputs, data.bias, *tail),
+    )
 
 
 def _pointwise(case: Case, data: Data, layout: str) -> Iterator[tuple[Key, Call]]:
