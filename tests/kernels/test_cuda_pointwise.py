@@ -44,7 +44,7 @@ def kernels() -> Any:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 2**31), device=st.sampled_from([cases.LARGE, cases.MANY, cases.SMALL, cases.TINY]))
 def test_random_problems(kernels: Any, dtype: torch.dtype, seed: int, device: tuple[int, int, int]) -> None:
     case = cases.random_case(seed, dtype)
@@ -54,8 +54,9 @@ def test_random_problems(kernels: Any, dtype: torch.dtype, seed: int, device: tu
 @pytest.mark.parametrize("dtype", TENSOR, ids=str)
 @pytest.mark.parametrize("columns", [64, 128, 264])
 def test_each_tile_shape_over_several_tiles_of_a_block(kernels: Any, dtype: torch.dtype, columns: int) -> None:
-    case = cases.make(columns, dtype, batch=3, channels=72, rows=None, columns=columns, spatial=[9, 17])
-    for seed, device in enumerate([cases.LARGE, cases.MANY, cases.SMALL]):
+    spatial = [9, 17] if columns == 64 else [5, 9]
+    case = cases.make(columns, dtype, batch=3, channels=72, rows=None, columns=columns, spatial=spatial)
+    for seed, device in enumerate([cases.LARGE, cases.SMALL]):
         cases.check(case, cases.run(kernels, case, seed=seed, device=device))
 
 

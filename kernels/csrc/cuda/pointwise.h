@@ -49,7 +49,8 @@ struct PointwiseTiles {
   int64_t shared_bytes;
 };
 
-// `wide` says that the kernel exists for 64 x 256. False where the tile kernel cannot take the problem (three axes, or sizes past its 32-bit coordinates).
+// `wide` says that the kernel exists for 64 x 256. False where the tile kernel cannot take the problem: three axes, or
+// sizes past its 32-bit coordinates.
 bool plan_pointwise(const PointwiseProblem& problem, const Device& device, int element_bytes, bool wide,
                     PointwiseTiles* tiles);
 

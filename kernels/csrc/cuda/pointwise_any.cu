@@ -1,4 +1,4 @@
-// The fused op for every type and one to three axes, without tensor cores: the exact form, and the tile kernel's stand-in.
+// The fused op for every type and one to three axes, without tensor cores: where the tile kernel cannot go.
 #include "launch.cuh"
 #include "pointwise_table.cuh"
 
@@ -128,7 +128,8 @@ __global__ void __launch_bounds__(256, 2) shift_pointwise_any(PointwiseProblem p
       if (thread < kDepth) row[thread] = read_row<A>(problem, k + thread);
       __syncthreads();
       for (int i = thread; i < kDepth * kTile; i += 256) {
-        const int p = problem.channels_last ? i / kDepth : i % kTile, r = problem.channels_last ? i % kDepth : i / kTile;
+        const int p = problem.channels_last ? i / kDepth : i % kTile;
+        const int r = problem.channels_last ? i % kDepth : i / kTile;
         // Rounded to the type of x, as the tensor cores take it and as active_shift gives it.
         left[r][p] = T::widen(T::narrow(sample<T>(problem, row[r], pixel[p])));
         const int64_t n = column + i / kDepth, at = k + i % kDepth;

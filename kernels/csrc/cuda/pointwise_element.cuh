@@ -6,7 +6,7 @@
 namespace asl::cuda::pointwise {
 
 constexpr int kLine = 128;  // bytes of one pixel's, or one output channel's, slab
-constexpr int kChunk = 16;  // bytes that move together; chunk c of line i lies at c ^ (i % 8), so that no bank is hit twice
+constexpr int kChunk = 16;  // bytes that move together; chunk c of line i lies at c ^ (i % 8): no bank is hit twice
 
 // Tensor-core products of 16-bit types: 64 rows a slab, two to a lane.
 template <typename Convert>

@@ -92,8 +92,7 @@ __device__ __forceinline__ void stage_slab(const PointwiseProblem& problem, cons
 
 // A block goes over several tiles of output, slab by slab: while it multiplies one, the next one's input arrives.
 template <typename E, typename T>
-__global__ void __launch_bounds__(kThreads, T::kBlocks) shift_pointwise(PointwiseProblem problem,
-                                                                        PointwiseTiles tiles) {
+__global__ void __launch_bounds__(kThreads, kBlocks) shift_pointwise(PointwiseProblem problem, PointwiseTiles tiles) {
   ASL_DYNAMIC_SHARED(char, shared);
   const Memory memory(shared, tiles, kSlab<E>);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;

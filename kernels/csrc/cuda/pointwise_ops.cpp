@@ -59,7 +59,8 @@ Device device_of(int32_t index) {
 // The image dense in the problem's format; itself where it is already.
 Tensor dense(const asl::Problem& problem, const Tensor& image) {
   if (!problem.channels_last) return row_major(image);
-  return torch::stable::contiguous(image, problem.dims == 2 ? MemoryFormat::ChannelsLast : MemoryFormat::ChannelsLast3d);
+  return torch::stable::contiguous(image,
+                                   problem.dims == 2 ? MemoryFormat::ChannelsLast : MemoryFormat::ChannelsLast3d);
 }
 
 std::optional<Tensor> row_major(const std::optional<Tensor>& tensor) {

@@ -62,17 +62,17 @@ bool fit(const PointwiseProblem& problem, const Device& device, int element_byte
   const auto wanted = [&](int64_t extent) {
     return slots_for(problem, tiles->images, tiles->patch_rows, tiles->patch_columns, extent);
   };
-  // Several blocks to a multiprocessor hide each other's waits; what room they leave is for shifts that reach far.
+  // Two blocks to a multiprocessor hide each other's waits; what room they leave is for shifts that reach far.
   // Shifts of a 3x3 kernel span two pixels, those that nearly every trained layer learns up to eight.
   int64_t resident = 1;
   bool roomy = false;
-  for (int blocks = 3; blocks >= 1 && !roomy; --blocks) {
+  for (int blocks = 2; blocks >= 1 && !roomy; --blocks) {
     const int64_t share = device.shared_per_multiprocessor / blocks - kReserved;
     const int64_t budget = std::min<int64_t>(share, device.shared_per_block);
     const int64_t room = (budget - fixed) / (kLine * kSlotGroup) * kSlotGroup;
     tiles->slots = static_cast<int32_t>(std::max<int64_t>(std::min(room, wanted(8)), 0));
     resident = blocks;
-    roomy = room >= wanted(blocks > 2 ? 4 : 2);
+    roomy = room >= wanted(2);
   }
   tiles->shared_bytes = fixed + tiles->slots * kLine;
 

@@ -7,6 +7,7 @@
 namespace asl::cuda::pointwise {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
+constexpr int kBlocks = 2;  // on a multiprocessor, as many as there are registers for; plan_pointwise() counts on it
 constexpr int kPatch = 4, kPatchPixels = kPatch * kPatch;
 
 // A block's part of the output. Its warps lie kDown by kAcross over the product, 32 pixels each; each samples
@@ -19,8 +20,6 @@ struct Tile {
   static constexpr int kWarpsEach = kPatches < kWarps ? kWarps / kPatches : 1, kRows = kPatch / kWarpsEach;
   static constexpr int kLines = kPatchesEach * kRows * kPatch;  // of the left operand, for a warp
   static constexpr int kDown = PIXELS / 32, kAcross = kWarps / kDown, kWide = COLUMNS / kAcross;
-  // As many blocks on a multiprocessor as their sums leave registers for.
-  static constexpr int kBlocks = kWide > 32 ? 2 : 3;
 };
 
 // How a slab's input reaches the sampling threads.
