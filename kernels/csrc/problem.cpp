@@ -169,9 +169,26 @@ void check_packed(const Problem& problem, const Tensor& x, const Tensor& packed,
 Tensor row_major(const Tensor& x) { return x.is_contiguous() ? x : torch::stable::contiguous(x); }
 
 Tensor empty_output(const Problem& problem, const Tensor& x, int64_t output_channels, bool channels_last) {
+  // Past the dispatcher, whose search for an op by its name costs as much as a small layer.
   const std::vector<int64_t> shape = problem.output_shape(output_channels);
-  return torch::stable::empty(shape, x.scalar_type(), std::nullopt, x.device(), std::nullopt,
-                              channels_last ? last_format(problem.dims) : MemoryFormat::Contiguous);
+  const int64_t axes = static_cast<int64_t>(shape.size());
+  std::vector<int64_t> strides(shape.size());
+  int64_t step = 1;
+  const auto take = [&](int64_t d) {
+    strides[d] = step;
+    step *= std::max<int64_t>(shape[d], 1);
+  };
+  if (channels_last) take(1);
+  for (int64_t d = axes - 1; d >= (channels_last ? 2 : 0); --d) take(d);
+  if (channels_last) take(0);
+  int32_t dtype, device_type, device_index;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &dtype));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(x.get(), &device_type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(x.get(), &device_index));
+  AtenTensorHandle fresh;
+  TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(axes, shape.data(), strides.data(), dtype, device_type, device_index, &fresh));
+  return Tensor(fresh);
 }
 
 Tensor to_problem_format(const Problem& problem, const Tensor& y) {

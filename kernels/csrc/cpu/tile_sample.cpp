@@ -47,23 +47,22 @@ ASL_INLINE vec times_at(Lanes lanes, vec weight, const float* src) { return time
 ASL_INLINE vec add_at(vec sum, Lanes lanes, vec weight, const float* src) { return add(sum, lanes, weight, load(src)); }
 #endif
 
-// How the sixteen rows of a block get at their channels of a pixel. Each gives the weighted channels of one tap, or adds
-// them to a sum.
+// How the sixteen rows of a block get at their channels of a pixel. Each says from where in a pixel it reads, and gives
+// the weighted channels of one tap there, or adds them to a sum.
 struct Consecutive {  // one vector, read in place
   int64_t channel;
   Consecutive(const ChannelBlock& block, int64_t, int lane) : channel(block.channel + lane) {}
-  ASL_INLINE vec first(Lanes lanes, vec weight, const float* pixel) const {
-    return times_at(lanes, weight, pixel + channel);
-  }
-  ASL_INLINE vec next(vec sum, Lanes lanes, vec weight, const float* pixel) const {
-    return add_at(sum, lanes, weight, pixel + channel);
+  ASL_INLINE const float* origin(const float* pixel) const { return pixel + channel; }
+  ASL_INLINE vec first(Lanes lanes, vec weight, const float* at) const { return times_at(lanes, weight, at); }
+  ASL_INLINE vec next(vec sum, Lanes lanes, vec weight, const float* at) const {
+    return add_at(sum, lanes, weight, at);
   }
 };
 
 #define ASL_FETCHED                                                                                                \
-  ASL_INLINE vec first(Lanes lanes, vec weight, const float* pixel) const { return times(lanes, weight, fetch(pixel)); } \
-  ASL_INLINE vec next(vec sum, Lanes lanes, vec weight, const float* pixel) const {                                 \
-    return add(sum, lanes, weight, fetch(pixel));                                                                   \
+  ASL_INLINE vec first(Lanes lanes, vec weight, const float* at) const { return times(lanes, weight, fetch(at)); } \
+  ASL_INLINE vec next(vec sum, Lanes lanes, vec weight, const float* at) const {                                   \
+    return add(sum, lanes, weight, fetch(at));                                                                     \
   }
 
 #if defined(__AVX512F__)
@@ -72,22 +71,23 @@ struct OneWindow {
   __m512i index;
   OneWindow(const ChannelBlock& block, int64_t, int)
       : channel(block.window[0]), index(_mm512_loadu_si512(block.index)) {}
-  ASL_INLINE vec fetch(const float* pixel) const {
-    return (vec)_mm512_permutexvar_ps(index, _mm512_loadu_ps(pixel + channel));
-  }
+  ASL_INLINE const float* origin(const float* pixel) const { return pixel + channel; }
+  ASL_INLINE vec fetch(const float* at) const { return (vec)_mm512_permutexvar_ps(index, _mm512_loadu_ps(at)); }
   ASL_FETCHED
 };
 
 struct TwoWindows {
-  int64_t channel[2];
+  int64_t channel, second;
   __m512i index;
-  TwoWindows(const ChannelBlock& block, int64_t, int) : channel{block.window[0], block.window[1]} {
+  TwoWindows(const ChannelBlock& block, int64_t, int)
+      : channel(block.window[0]), second(block.window[1] - block.window[0]) {
     // Bit 4 chooses the second.
     index = _mm512_mask_add_epi32(_mm512_loadu_si512(block.index), block.window_rows[1],
                                   _mm512_loadu_si512(block.index), _mm512_set1_epi32(kBlock));
   }
-  ASL_INLINE vec fetch(const float* pixel) const {
-    return (vec)_mm512_permutex2var_ps(_mm512_loadu_ps(pixel + channel[0]), index, _mm512_loadu_ps(pixel + channel[1]));
+  ASL_INLINE const float* origin(const float* pixel) const { return pixel + channel; }
+  ASL_INLINE vec fetch(const float* at) const {
+    return (vec)_mm512_permutex2var_ps(_mm512_loadu_ps(at), index, _mm512_loadu_ps(at + second));
   }
   ASL_FETCHED
 };
@@ -106,6 +106,7 @@ struct AnyChannels {
       there[w] = static_cast<__mmask16>((1u << least(kBlock, channels - channel[w])) - 1u);
     }
   }
+  ASL_INLINE const float* origin(const float* pixel) const { return pixel; }
   ASL_INLINE vec fetch(const float* pixel) const {
     __m512 value = _mm512_maskz_permutexvar_ps(rows[0], index, _mm512_maskz_loadu_ps(there[0], pixel + channel[0]));
     for (int64_t w = 1; w < count; ++w) {
@@ -119,6 +120,7 @@ struct AnyChannels {
 struct AnyChannels {
   const int32_t* source;
   AnyChannels(const ChannelBlock& block, int64_t, int lane) : source(block.source + lane) {}
+  ASL_INLINE const float* origin(const float* pixel) const { return pixel; }
   ASL_INLINE vec fetch(const float* pixel) const {
     vec value;
     for (int i = 0; i < kLanes; ++i) value[i] = pixel[source[i]];
@@ -150,7 +152,7 @@ void sum_rows(float* columns, const Line& line, const Source& source, int lane, 
   for (int t = 0; t < count; ++t) {
     weight[t] = load(line.weight[t] + lane);
     lanes[t] = lanes_of(weight[t]);
-    row[t] = line.row[t];
+    row[t] = source.origin(line.row[t]);
   }
   for (int64_t i = begin; i < end; ++i) {
     const int64_t offset = i * line.channels;
@@ -235,6 +237,7 @@ void slide(float* panel, int64_t step, const ChannelBlock* blocks, int64_t count
         x_lanes[t] = lanes_of(x_weight[t]);
       }
       const Source source(blocks[b], channels, lane);
+      const float* origin = source.origin(under.row);
       float* dst = panel + lane;
       vec window[NX] = {};
       const auto column = [&](const float* at) {
@@ -254,10 +257,10 @@ void slide(float* panel, int64_t step, const ChannelBlock* blocks, int64_t count
         for (int t = 0; t + 1 < NX; ++t) window[t] = window[t + 1];
       };
 #pragma GCC unroll 4
-      for (int t = 0; t + 1 < NX; ++t) window[t] = t >= begin && t < end ? column(under.row + t * channels) : vec{};
+      for (int t = 0; t + 1 < NX; ++t) window[t] = t >= begin && t < end ? column(origin + t * channels) : vec{};
       int64_t i = NX - 1;
       for (; i < begin; ++i) emit(vec{});
-      for (const float* at = under.row + i * channels; i < end; ++i, at += channels) emit(column(at));
+      for (const float* at = origin + i * channels; i < end; ++i, at += channels) emit(column(at));
       for (; i < columns; ++i) emit(vec{});
     }
   }
