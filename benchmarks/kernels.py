@@ -127,6 +127,8 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, float]:
             summary |= {
                 f"{prefix}fused_over_1x1_geomean": mean["conv1x1"],
                 f"{prefix}fused_over_1x1_worst": max(ratios["conv1x1"]),
+                f"{prefix}fused_over_product_geomean": mean["product"],
+                f"{prefix}fused_over_product_worst": max(ratios["product"]),
                 f"{prefix}conv3x3_over_fused_geomean": 1 / mean["conv3x3"],
                 f"{prefix}depthwise_over_fused_geomean": 1 / mean["depthwise_1x1"],
                 f"{prefix}grid_sample_over_fused_geomean": 1 / mean["grid_sample_1x1"],
@@ -146,16 +148,16 @@ def describe(rows: list[dict[str, Any]]) -> str:
         low, high = bare["fused_over_quartiles"]
         lines.append(
             f"{fused['shape']:>24} {fused['batch']:>5} {threads:>3}  {fused['ms']:8.4f} {fused['layout']:>13}  "
-            f"{bare['ms']:8.4f}  {bare['fused_over']:5.2f} ({low:.2f}..{high:.2f})  "
+            f"{bare['ms']:8.4f}  {bare['fused_over']:5.2f} ({low:.2f}..{high:.2f}) {of['product']['fused_over']:7.2f}  "
             f"{fused['over_floor']:5.2f} {fused['floor_is']:>7}  "
-            + "  ".join(f"{1 / of[op]['fused_over']:7.2f}" for op in list(of)[2:])
+            + "  ".join(f"{1 / of[op]['fused_over']:7.2f}" for op in list(of)[3:])
         )
     return "\n".join(lines)
 
 
 HEADER = (
     f"{'shape':>24} batch thr  {'fused ms':>8} {'layout':>13}  {'1x1 ms':>8}  {'fused/1x1 (quartiles)':>18}"
-    f"  {'fused/floor':>12}  {'3x3':>7}  {'dw+1x1':>7}  {'grid':>7}  {'im2col':>7}  (times the fused op)"
+    f"  {'product':>7}  {'fused/floor':>12}  {'3x3':>7}  {'dw+1x1':>7}  {'grid':>7}  {'im2col':>7}  (over fused)"
 )
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 import aslconvert.kernels  # noqa: F401  (registers torch.ops.asl)
 
-OPS = ("fused", "conv1x1", "conv3x3", "depthwise_1x1", "grid_sample_1x1", "im2col")
+OPS = ("fused", "conv1x1", "product", "conv3x3", "depthwise_1x1", "grid_sample_1x1", "im2col")
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 # Relative to the largest value, or to one; half types round inputs, panels and outputs.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 4e-2}
@@ -102,11 +102,11 @@ def expected(data: Data, case: Case) -> dict[str, Tensor]:
     dense = functional.conv2d(image, data.dense.double(), None, stride, padding)
     step = stride if padding else 1
     single = functional.conv2d(image, data.depthwise.double(), None, stride, padding, groups=case.channels)
+    bare = finish(functional.conv2d(data.mixed.double(), data.pointwise.double()[:, :, None, None], None, step))
     return {
         "fused": finish(shifted),
-        "conv1x1": finish(
-            functional.conv2d(data.mixed.double(), data.pointwise.double()[:, :, None, None], None, step)
-        ),
+        "conv1x1": bare,
+        "product": bare,
         "conv3x3": finish(dense),
         "depthwise_1x1": finish(functional.conv2d(single, separable)),
         "grid_sample_1x1": finish(shifted),
@@ -162,30 +162,28 @@ def _fused(case: Case, data: Data, layout: str) -> Iterator[tuple[Key, Call]]:
 
 
 def _pointwise(case: Case, data: Data, layout: str) -> Iterator[tuple[Key, Call]]:
-    """The bare 1x1 in every form that the library has for it; the fastest counts."""
+    """The bare 1x1 as a network calls it, and as a product in every form that the library has for it."""
     x = _laid_out(data.mixed, layout)
     weight = data.pointwise
     kernel = _laid_out(weight[:, :, None, None], layout)
     residual = None if data.residual is None else _laid_out(data.residual, layout)
     step = [case.stride if case.padding else 1] * 2
-    yield (
-        ("conv1x1", layout, "conv2d"),
-        lambda: _finish(CONV(x, kernel, data.bias, step), data, residual),
-    )
+    for op in ("conv1x1", "product"):
+        yield (op, layout, "conv2d"), lambda: _finish(CONV(x, kernel, data.bias, step), data, residual)
     if step == [1, 1] and layout == "channels_last":
         flat = x.permute(0, 2, 3, 1).reshape(-1, case.rows)
         flat_residual = None if residual is None else residual.permute(0, 2, 3, 1).reshape(-1, case.outputs)
         for form, turned in (("matmul", weight.t()), ("matmul, weight turned", weight.t().contiguous())):
             yield (
-                ("conv1x1", layout, form),
+                ("product", layout, form),
                 partial(_flat_product, flat, turned, data, flat_residual, (case.batch, *case.out_size, case.outputs)),
             )
     elif step == [1, 1] and data.bias is None:
         planes = x.flatten(2)
         product = partial(torch.ops.aten.mm.default, weight, planes[0]) if case.batch == 1 else None
-        yield ("conv1x1", layout, "matmul"), product or partial(torch.matmul, weight, planes)
+        yield ("product", layout, "matmul"), product or partial(torch.matmul, weight, planes)
     if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
-        yield ("conv1x1", layout, "oneDNN, weight packed"), _prepacked(x, kernel, data.bias, residual, step)
+        yield ("product", layout, "oneDNN, weight packed"), _prepacked(x, kernel, data.bias, residual, step)
 
 
 def _flat_product(flat: Tensor, weight: Tensor, data: Data, residual: Tensor | None, shape: tuple[int, ...]) -> Tensor:

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include <torch/headeronly/util/Exception.h>
+
 namespace asl {
 namespace {
 
@@ -121,6 +123,11 @@ LanePlan<A>::LanePlan(const Problem& problem, const std::vector<RowShift<A>>& sh
       taps.right = std::max(taps.right, (extent.out[2] - 1) * extent.stride[2] + dx - (extent.size[2] - 1));
     }
     scratch_ = std::max(scratch_, lane_scratch(taps, extent, lanes));
+    // A line of the output that spans far more than the image would ask each thread for its length in memory.
+    constexpr int64_t kMostScratch = int64_t{1} << 32;
+    STD_TORCH_CHECK(scratch_ <= kMostScratch / static_cast<int64_t>(sizeof(A)), "active shift: an output line of ",
+                    extent.out[2], " pixels at stride ", extent.stride[2], " over an image line of ", extent.size[2],
+                    " is too long; cut the image, or choose a smaller delta");
     blocks_.push_back({static_cast<int>(std::min<int64_t>(lanes, rows - begin)), rows_.data() + begin,
                        problem.source.data() + begin, taps});
   }
