@@ -16,7 +16,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "sanitize"
 LIBRARY = BUILD / "_asl.so"
-TESTS = ("test_ops_against_reference.py", "test_ops_contract.py", "test_pointwise_*.py", "test_fuzz_properties.py", "test_training.py")
+TESTS = (
+    "test_ops_against_reference.py",
+    "test_ops_contract.py",
+    "test_pointwise_*.py",
+    "test_fuzz_properties.py",
+    "test_training.py",
+)
 LEVELS = ("", "x86-64-v3", "x86-64")  # the machine's best first
 
 
