@@ -5,9 +5,6 @@
 namespace asl {
 namespace {
 
-inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
-
 // Columns that are summed at a time; a tile's row of any stride is cut to fit.
 constexpr int64_t kColumns = 64;
 
