@@ -148,7 +148,6 @@ const Multiply kPieces[kPanels][kMostPixels] = {{multiply_piece<1, 1>, multiply_
 const Multiply kPieces[kPanels][kMostPixels] = {{multiply_piece<1, 1>, multiply_piece<2, 1>, multiply_piece<3, 1>}};
 #endif
 
-
 void multiply(const Product& product, int64_t first, int64_t last) {
   Piece piece;
   piece.panel_step = product.panel_pixels * kBlock;
