@@ -209,6 +209,19 @@ AOTITorchError aoti_torch_delete_tensor_object(AtenTensorHandle t) {
   delete plain(t);
   return 0;
 }
+// Strides are those of one of the two memory formats, as the kernels ask for no others.
+AOTITorchError aoti_torch_empty_strided(int64_t dims, const int64_t* sizes, const int64_t* strides, int32_t dtype,
+                                        int32_t, int32_t, AtenTensorHandle* out) {
+  const std::vector<int64_t> shape(sizes, sizes + dims), steps(strides, strides + dims);
+  const MemoryFormat last = dims == 5 ? MemoryFormat::ChannelsLast3d : MemoryFormat::ChannelsLast;
+  shims::Plain* made = shims::make(shape, dtype, MemoryFormat::Contiguous);
+  if (made->strides != steps) {
+    delete made;
+    made = shims::make(shape, dtype, last);
+  }
+  *out = shims::handle(made);
+  return made->strides == steps ? AOTI_TORCH_SUCCESS : AOTI_TORCH_FAILURE;
+}
 AOTITorchError aoti_torch_create_tensor_from_blob_v2(void* data, int64_t dims, const int64_t* sizes,
                                                      const int64_t* strides, int64_t, int32_t dtype, int32_t, int32_t,
                                                      AtenTensorHandle* out, int32_t, const uint8_t*, int64_t) {
