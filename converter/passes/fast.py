@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from torch import fx
 
-from aslconvert.converter.passes.channels_last import channels_last
 from aslconvert.converter.passes.fuse import fuse
 from aslconvert.converter.passes.pool_as_maxima import pool_as_maxima
 
 
 def fast_form(gm: fx.GraphModule) -> fx.GraphModule:
-    """A copy of ``gm`` (as ``replace_sites`` gives it) on the fused op, its pools as maxima, in channels_last."""
-    return channels_last(pool_as_maxima(fuse(gm)))
+    """A copy of ``gm`` (as ``replace_sites`` gives it) on the fused op, its pools as maxima."""
+    return pool_as_maxima(fuse(gm))

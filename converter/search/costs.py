@@ -54,7 +54,6 @@ def site_costs(
         representatives.setdefault(kinds[site.name], site)
     for index, (kind, site) in enumerate(representatives.items()):
         x = torch.rand(shapes[site.name], generator=torch.Generator().manual_seed(seed)).to(site.dtype)
-        x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
         runners[f"{index}:keep"] = _keep_runner(site, x, relu=kind[-1])
         for rows in row_grid(site, probed=True):
             runners[f"{index}:{rows}"] = _rows_runner(site, x, rows, relu=kind[-1], seed=seed)
@@ -103,7 +102,6 @@ def _only_relu(node: fx.Node) -> bool:
 def _keep_runner(site: ConvSite, x: Tensor, *, relu: bool) -> Callable[[], Any]:
     geometry = site.geometry
     weight = torch.randn(site.out_channels, site.in_channels, *geometry.kernel, dtype=site.dtype)
-    weight = weight.contiguous(memory_format=torch.channels_last) if weight.dim() == 4 else weight
     bias = torch.zeros(site.out_channels, dtype=site.dtype)
     pads = [p for before, after in zip(geometry.padding_before[::-1], geometry.padding_after[::-1], strict=True)
             for p in (before, after)]  # fmt: skip
@@ -122,13 +120,10 @@ def _keep_runner(site: ConvSite, x: Tensor, *, relu: bool) -> Callable[[], Any]:
 def _rows_runner(site: ConvSite, x: Tensor, rows: int, *, relu: bool, seed: int) -> Callable[[], Any]:
     block = stand_in(site, rows, seed=seed)
     weight, bias = block.weight.to(site.dtype), None if block.bias is None else block.bias.to(site.dtype)
-    packed = torch.ops.asl.pack_pointwise(weight)
     stride, delta = list(site.geometry.stride), list(site.geometry.delta)
 
     def run() -> Any:
         with torch.inference_mode():
-            return torch.ops.asl.shift_pointwise_packed(
-                x, block.shift, block.source, packed, weight.shape[0], bias, stride, delta, relu
-            )
+            return torch.ops.asl.shift_pointwise(x, block.shift, block.source, weight, bias, stride, delta, relu)
 
     return run

@@ -1,4 +1,4 @@
-"""The fastest form: residuals fused, weights packed, rows sorted, images in channels_last, and the same function."""
+"""The form in channels_last: residuals fused, weights packed, rows sorted, and the same function."""
 
 from __future__ import annotations
 
@@ -69,18 +69,18 @@ def test_residuals_join_where_they_are_images_of_the_same_shape() -> None:
         (False, False),
     ]
     torch.testing.assert_close(fused(x), gm(x), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(fast_form(gm)(x), gm(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(channels_last(fast_form(gm))(x), gm(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_fast_form_computes_the_same_in_channels_last(seed: int) -> None:
+def test_the_form_computes_the_same_in_channels_last(seed: int) -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 20, 3, stride=2, padding=1), nn.MaxPool2d(2),
         nn.Conv2d(20, 7, 3, padding=1),
     )  # fmt: skip
     x = torch.randn(2, 3, 21, 18)
     gm = _converted(model, x, seed)
-    fast = fast_form(gm)
+    fast = channels_last(fast_form(gm))
     layouts: list[bool] = []
 
     class Watch(fx.Interpreter):
@@ -114,13 +114,13 @@ def test_views_of_images_become_reshapes() -> None:
 
     x = torch.randn(2, 16, 5, 6)
     gm = _converted(Flat(), x)
-    torch.testing.assert_close(fast_form(gm)(x), gm(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(channels_last(fast_form(gm))(x), gm(x), rtol=1e-5, atol=1e-5)
 
 
 def test_the_packed_form_survives_export() -> None:
     x = torch.randn(2, 16, 9, 8)
     gm = _converted(Residuals(), x)
-    program = torch.export.export(fast_form(gm), (x,))
+    program = torch.export.export(channels_last(fast_form(gm)), (x,))
     torch.testing.assert_close(program.module()(x), gm(x), rtol=1e-5, atol=1e-5)
 
 
