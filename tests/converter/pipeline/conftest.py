@@ -15,6 +15,8 @@ from aslconvert.converter.pipeline import planning, timing, variants
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fewer samples of each latency, short healing, no compiler, and Python's bytecode kept for fresh processes."""
     module = importlib.import_module("aslconvert.converter.pipeline.convert")
+    # It reads the compiler's name once, when it is imported, and must not do so while the name is wrong.
+    importlib.import_module("torch._inductor.config")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(timing.Timer.measure.__kwdefaults__, "rounds", 3)
         patch.setattr(planning, "QUICK_ROUNDS", 3)
