@@ -248,7 +248,7 @@ def shift_pointwise(
     """
     # The op itself has no autograd kernel: torch's Python one would cost as much as a small layer on every call.
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, shift, weight, bias, residual)):
-        raise NotImplementedError("shift_pointwise is for inference; train with active_shift and a 1x1 convolution")
+        raise NotImplementedError("shift_pointwise is for inference; train with ShiftPointwise, which is both")
     axes = x.dim() - 2
     y: Tensor = torch.ops.asl.shift_pointwise(
         x,
