@@ -10,10 +10,11 @@ from aslconvert.converter.data.dataset import Dataset
 from aslconvert.converter.data.inputs import model_inputs
 from aslconvert.converter.data.load import load_for_model
 from aslconvert.converter.ir.dims import shape_notes
-from aslconvert.converter.ir.graph import find_sites, graph_module
+from aslconvert.converter.ir.graph import find_sites, graph_module, notes_of
 from aslconvert.converter.ir.load import load_program
 from aslconvert.converter.ir.site import ConvSite, Refusal
 from aslconvert.converter.options import ConvertOptions
+from aslconvert.converter.passes.prepare import prepare
 
 KEPT_BY_USER = "kept_by_user"
 """Reason code of a site that matches a ``keep`` pattern."""
@@ -78,7 +79,8 @@ def inspect(model: str, *, data: str | None = None, options: ConvertOptions | No
     options = options or ConvertOptions()
     program = load_program(model)
     specs = model_inputs(program)
-    found, refused = find_sites(graph_module(program))
+    gm = prepare(graph_module(program))
+    found, refused = find_sites(gm)
     sites = [_site(site, options.keep) for site in found] + [_kept(refusal) for refusal in refused]
     macs = sum(site.macs for site in found)
     after = sum(_macs_after(site) if _matches(site.name, options.keep) is None else site.macs for site in found)
@@ -93,7 +95,7 @@ def inspect(model: str, *, data: str | None = None, options: ConvertOptions | No
         macs_after=after,
         predicted_gain=macs / after if after else 1.0,
         data=seen,
-        notes=tuple(shape_notes(program)),
+        notes=(*shape_notes(program), *notes_of(gm)),
     )
 
 
@@ -115,8 +117,23 @@ def _site(site: ConvSite, keep: Sequence[str]) -> InspectedSite:
 
 
 def _kept(refusal: Refusal) -> InspectedSite:
+    site = refusal.site
+    if site is None:
+        return InspectedSite(
+            name=refusal.name, kind="convolution", action="keep", reason=refusal.code, message=refusal.message
+        )
     return InspectedSite(
-        name=refusal.name, kind="convolution", action="keep", reason=refusal.code, message=refusal.message
+        name=refusal.name,
+        kind=site.op,
+        action="keep",
+        reason=refusal.code,
+        message=refusal.message,
+        kernel=site.geometry.kernel,
+        in_channels=site.in_channels,
+        out_channels=site.out_channels,
+        input_shape=site.input_shape,
+        macs=site.macs,
+        macs_after=site.macs,
     )
 
 
@@ -126,8 +143,8 @@ def _matches(name: str, keep: Sequence[str]) -> str | None:
 
 def _macs_after(site: ConvSite) -> int:
     # A row reads 2^D taps of its channel; the 1x1 convolution then mixes as many rows as there were channels.
-    pixels = site.macs // (site.in_channels * site.out_channels * site.geometry.taps)
-    return int(pixels * site.in_channels * (2 ** len(site.geometry.kernel) + site.out_channels))
+    pixels = site.macs * site.groups // (site.in_channels * site.out_channels * site.geometry.taps)
+    return int(pixels * site.in_channels * (2 ** len(site.geometry.kernel) + site.out_channels // site.row_groups))
 
 
 def _seen(dataset: Dataset) -> InspectedData:

@@ -24,6 +24,8 @@ def output_importance(
     gm: fx.GraphModule, sites: Sequence[ConvSite], batches: Sequence[tuple[Tensor, ...]], *, seed: int
 ) -> dict[str, Tensor]:
     """Symmetric square root W [O, O], float64, of each site's importance; mean diagonal of W W^T is one."""
+    if not sites:
+        return {}
     generator = torch.Generator().manual_seed(seed)
     nodes = {site.node: site for site in sites}
     sums: dict[str, Tensor] = {}

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx
 
 import aslconvert.kernels  # noqa: F401  registers torch.ops.asl
 from aslconvert.converter.fit.dictionary import build_dictionary
-from aslconvert.converter.fit.rows import Block, all_taps
-from aslconvert.converter.fit.solve import choose_rows, solve_block
+from aslconvert.converter.fit.rows import Block, all_taps, mix_rows
+from aslconvert.converter.fit.solve import fit_block
 from aslconvert.converter.fit.statistics import TapStatistics
 from aslconvert.converter.fit.walk import DEFAULT_LIMIT_BYTES, TwinWalk
 from aslconvert.converter.ir.graph import attribute
@@ -31,7 +31,12 @@ class SiteFit:
 
 
 def apply_block(block: Block, site: ConvSite, x: Tensor) -> Tensor:
-    """The block's output [N, C_out, H', W'] for the site's input x [N, C, H, W]."""
+    """The block's output [N, C_out, *out] for the site's input x [N, C, *spatial]."""
+    block = _as_type(block, x.dtype)
+    if block.groups > 1:
+        geometry = site.geometry
+        rows = torch.ops.asl.active_shift(x, block.shift, block.source, list(geometry.stride), list(geometry.delta))
+        return mix_rows(block, rows)
     out: Tensor = torch.ops.asl.shift_pointwise(
         x,
         block.shift,
@@ -45,11 +50,18 @@ def apply_block(block: Block, site: ConvSite, x: Tensor) -> Tensor:
     return out
 
 
+def _as_type(block: Block, dtype: torch.dtype) -> Block:
+    # A low-precision site is fitted in float32 and applied in its own type.
+    if block.weight.dtype == dtype:
+        return block
+    return replace(block, weight=block.weight.to(dtype), bias=None if block.bias is None else block.bias.to(dtype))
+
+
 def exact_block(gm: fx.GraphModule, site: ConvSite) -> Block:
     """All taps of the site's own weights as rows: K = C * T, no error."""
     weight = attribute(gm, site.weight_target)
     bias = None if site.bias_target is None else attribute(gm, site.bias_target).detach()
-    return all_taps(site.geometry, weight, bias)
+    return all_taps(site.geometry, weight, bias, groups=site.groups, row_groups=site.row_groups)
 
 
 def fit_layerwise(
@@ -78,7 +90,7 @@ def fit_layerwise(
     def visitor(site: ConvSite) -> Callable[[fx.Node], Callable[[Tensor], Tensor]]:
         def visit(node: fx.Node) -> Callable[[Tensor], Tensor]:
             if site.key not in by_key:
-                statistics = TapStatistics(site.geometry, position_stride=POSITION_STRIDE)
+                statistics = site_statistics(site)
                 if not _is_exact(site, rows[site.name]):
                     _collect(statistics, walk, node)
                 weighting = (importance or {}).get(site.name)
@@ -94,8 +106,13 @@ def fit_layerwise(
     return fits
 
 
+def site_statistics(site: ConvSite) -> TapStatistics:
+    """Empty statistics for the fit of ``site``."""
+    return TapStatistics(site.geometry, position_stride=POSITION_STRIDE, groups=site.row_groups)
+
+
 def _is_exact(site: ConvSite, rows: int) -> bool:
-    return rows >= site.in_channels * site.geometry.taps
+    return rows >= site.exact_rows
 
 
 def _collect(statistics: TapStatistics, walk: TwinWalk, node: fx.Node) -> None:
@@ -109,8 +126,7 @@ def _fit_site(
     if _is_exact(site, rows):
         return SiteFit(block=exact_block(gm, site), error=0.0)
     dictionary = build_dictionary(site.geometry)
-    pursuit = choose_rows(statistics, dictionary, rows=rows, weighting=weighting)
-    block, error = solve_block(statistics, dictionary, pursuit.channel, pursuit.atom)
+    block, error = fit_block(statistics, dictionary, rows=rows, weighting=weighting)
     return SiteFit(block=block, error=error**0.5)
 
 
@@ -128,7 +144,7 @@ def _fit_tied(
     tied = {key: sites for key, sites in calls.items() if len(sites) > 1}
     if not tied:
         return {}
-    gathered = {key: TapStatistics(sites[0].geometry, position_stride=POSITION_STRIDE) for key, sites in tied.items()}
+    gathered = {key: site_statistics(sites[0]) for key, sites in tied.items()}
     walk = TwinWalk(gm, batches, limit_bytes=limit_bytes)
 
     def visitor(statistics: TapStatistics) -> Callable[[fx.Node], None]:

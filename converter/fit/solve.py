@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from aslconvert.converter.fit.dictionary import Dictionary
 from aslconvert.converter.fit.pursuit import Pursuit, pursue
 from aslconvert.converter.fit.rows import Block
-from aslconvert.converter.fit.statistics import TapStatistics
+from aslconvert.converter.fit.statistics import Moments, TapStatistics
 
 RIDGE = 1e-6
 """Ridge relative to the mean variance of the chosen rows: enough to keep dead channels from being blown up."""
@@ -27,47 +29,95 @@ def fit_block(
     weighting: [O, O] square root W of an importance matrix of the outputs; the pursuit then weighs errors by
     ||W^T e||. The least-squares weights do not depend on it, the choice of rows does.
     """
-    pursuit = choose_rows(statistics, dictionary, rows=rows, weighting=weighting)
-    return solve_block(statistics, dictionary, pursuit.channel[:rows], pursuit.atom[:rows], ridge=ridge)
+    order = order_rows(statistics, dictionary, rows=rows, weighting=weighting)
+    return solve_rows(statistics, dictionary, order, rows=rows, ridge=ridge)
 
 
-def choose_rows(
+def order_rows(
     statistics: TapStatistics, dictionary: Dictionary, *, rows: int, weighting: Tensor | None = None
-) -> Pursuit:
-    """The pursuit's order of rows for a site; prefixes serve every smaller K."""
-    cross = statistics.cross
+) -> list[Pursuit]:
+    """The pursuit's order of rows, one for each group; prefixes serve every smaller K."""
+    groups = statistics.groups
+    found = []
+    for group in range(groups):
+        moments = statistics.moments(group)
+        # With one output a group, weighting an error only scales it.
+        part = None if weighting is None or len(moments.target_mean) == 1 else weighting.chunk(groups)[group]
+        found.append(_order(moments, dictionary, rows=max(rows // groups, 1), weighting=part))
+    return found
+
+
+def _order(moments: Moments, dictionary: Dictionary, *, rows: int, weighting: Tensor | None) -> Pursuit:
     if weighting is None:
-        energy = float(statistics.target_variance.sum())
-        return pursue(statistics.covariance, cross, energy, dictionary, rows=rows)
+        energy = float(moments.target_variance.sum())
+        return pursue(moments.covariance, moments.cross, energy, dictionary, rows=rows)
     # The weighted energy needs the targets' full covariance; only ratios matter to the pursuit, so the
     # diagonal in the weighting's own basis is enough.
-    weighted = cross @ weighting.to(cross)
-    energy = float((statistics.target_variance * weighting.to(cross).square().sum(1)).sum())
-    return pursue(statistics.covariance, weighted, energy, dictionary, rows=rows)
+    weighted = moments.cross @ weighting.to(moments.cross)
+    energy = float((moments.target_variance * weighting.to(moments.cross).square().sum(1)).sum())
+    return pursue(moments.covariance, weighted, energy, dictionary, rows=rows)
+
+
+def solve_rows(
+    statistics: TapStatistics,
+    dictionary: Dictionary,
+    order: Sequence[Pursuit],
+    *,
+    rows: int,
+    ridge: float = RIDGE,
+) -> tuple[Block, float]:
+    """The block of the first ``rows`` rows of ``order`` and its relative squared error.
+
+    Groups must have equally many rows: one that runs out of them repeats a row with weight zero.
+    """
+    groups = statistics.groups
+    share = max(rows // groups, 1)
+    blocks, lost, total = [], 0.0, 0.0
+    for group, pursuit in enumerate(order):
+        moments = statistics.moments(group)
+        block, error = solve_block(moments, dictionary, pursuit.channel[:share], pursuit.atom[:share], ridge=ridge)
+        energy = float(moments.target_variance.sum())
+        lost, total = lost + error * energy, total + energy
+        blocks.append(block)
+    if groups == 1:
+        return blocks[0], lost / total if total > 0 else 0.0
+    most = max(block.rows for block in blocks)
+    inner = statistics.channels // groups
+    block = Block(
+        source=torch.cat([_repeat(b.source, most) + group * inner for group, b in enumerate(blocks)]),
+        shift=torch.cat([_repeat(b.shift, most) for b in blocks]),
+        weight=torch.cat([torch.nn.functional.pad(b.weight, (0, most - b.rows)) for b in blocks]),
+        bias=torch.cat([b.bias for b in blocks if b.bias is not None]),
+    )
+    return block, lost / total if total > 0 else 0.0
+
+
+def _repeat(rows: Tensor, length: int) -> Tensor:
+    return torch.cat([rows, rows[-1:].expand(length - len(rows), *rows.shape[1:])])
 
 
 def solve_block(
-    statistics: TapStatistics, dictionary: Dictionary, channel: Tensor, atom: Tensor, *, ridge: float = RIDGE
+    moments: Moments, dictionary: Dictionary, channel: Tensor, atom: Tensor, *, ridge: float = RIDGE
 ) -> tuple[Block, float]:
-    """P = Cov(y, s) (Cov(s, s) + ridge)^-1 for given rows s, and bias = E[y] - P E[s]."""
+    """P = Cov(y, s) (Cov(s, s) + ridge)^-1 for given rows s of one group, and bias = E[y] - P E[s]."""
     order = torch.argsort(channel * dictionary.size + atom)
     channel, atom = channel[order], atom[order]
     taps = dictionary.mix.shape[1]
     mix = dictionary.mix[atom]
     index = channel[:, None] * taps + torch.arange(taps)
-    covariance = statistics.covariance
+    covariance = moments.covariance
     gathered = covariance[index.flatten()].view(len(channel), taps, -1)
     half = torch.einsum("kt,ktd->kd", mix, gathered)
     rows_cov = torch.einsum("kt,jkt->jk", mix, half[:, index.flatten()].view(len(channel), len(channel), taps))
-    rows_cross = torch.einsum("kt,kto->ko", mix, statistics.cross[index])
-    rows_mean = (mix * statistics.tap_mean[index]).sum(1)
+    rows_cross = torch.einsum("kt,kto->ko", mix, moments.cross[index])
+    rows_mean = (mix * moments.tap_mean[index]).sum(1)
     damped = rows_cov + torch.eye(len(channel), dtype=rows_cov.dtype) * (
         ridge * rows_cov.diagonal().mean() + torch.finfo(torch.float32).tiny
     )
     weight = torch.linalg.solve(damped, rows_cross).T
-    bias = statistics.target_mean - weight @ rows_mean
+    bias = moments.target_mean - weight @ rows_mean
     explained = 2 * (weight * rows_cross.T).sum() - ((weight @ rows_cov) * weight).sum()
-    energy = statistics.target_variance.sum()
+    energy = moments.target_variance.sum()
     error = float(((energy - explained) / energy.clamp_min(torch.finfo(energy.dtype).tiny)).clamp_min(0.0))
     block = Block(
         source=channel,

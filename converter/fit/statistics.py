@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,29 +19,53 @@ THIN_ABOVE = 4096
 
 
 def gather_taps(x: Tensor, geometry: Geometry) -> Tensor:
-    """Taps [C * T, N * positions] of x [N, C, H, W] under every output position, channel-major, zero outside.
+    """Taps [C * T, N * positions] of x [N, C, *spatial] under every output position, channel-major, zero outside.
 
     Row c * T + t is the input that tap t of the kernel would read of channel c.
     """
-    (top, left), (bottom, right) = geometry.padding_before, geometry.padding_after
-    padded = functional.pad(x, (left, right, top, bottom))
-    taps = functional.unfold(padded, geometry.kernel, dilation=geometry.dilation, stride=geometry.stride)
-    return taps.transpose(0, 1).flatten(1)
+    pads = zip(geometry.padding_before[::-1], geometry.padding_after[::-1], strict=True)
+    padded = functional.pad(x, [size for pair in pads for size in pair])
+    out = geometry.output_size(tuple(x.shape[2:]))
+    taps = x.new_empty(x.shape[1], geometry.taps, x.shape[0], *out)
+    positions = itertools.product(*(range(size) for size in geometry.kernel))
+    for index, position in enumerate(positions):
+        window = [slice(None), slice(None)]
+        for tap, step, stride, size in zip(position, geometry.dilation, geometry.stride, out, strict=True):
+            window.append(slice(tap * step, tap * step + (size - 1) * stride + 1, stride))
+        taps[:, index] = padded[tuple(window)].transpose(0, 1)
+    return taps.view(x.shape[1] * geometry.taps, -1)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Centred moments of one group: what its pursuit and its least squares need.
+
+    covariance [D, D], cross [D, O], tap_mean [D], target_mean and target_variance [O].
+    """
+
+    covariance: Tensor
+    cross: Tensor
+    tap_mean: Tensor
+    target_mean: Tensor
+    target_variance: Tensor
 
 
 class TapStatistics:
     """Centred moments of taps u in R^D (D = C * T) and targets y in R^O, accumulated batch by batch.
 
-    Memory is D^2 + D * O numbers, whatever the number of samples. Sums are kept in float64: the pursuit
-    subtracts nearly equal numbers. With ``position_stride`` s only one position in s is read, another one in every
-    batch: neighbours tell much the same, and the products over positions are most of the cost.
+    Memory is D^2 + D * O numbers, whatever the number of samples; with ``groups`` g, where the outputs of a group read
+    only its own taps, a g-th of that. Sums are kept in float64: the pursuit subtracts nearly equal numbers. With
+    ``position_stride`` s only one position in s is read, another one in every batch: neighbours tell much the same, and
+    the products over positions are most of the cost.
     """
 
-    def __init__(self, geometry: Geometry, *, position_stride: int = 1) -> None:
+    def __init__(self, geometry: Geometry, *, position_stride: int = 1, groups: int = 1) -> None:
         self.geometry = geometry
+        self.groups = groups
         self._thin = position_stride
         self._batches = 0
         self.count = 0
+        self.channels = 0
         self._uu: Tensor | None = None
         self._uy: Tensor | None = None
         self._yy: Tensor | None = None
@@ -47,8 +73,9 @@ class TapStatistics:
         self._y: Tensor | None = None
 
     def update(self, x: Tensor, y: Tensor) -> None:
-        """Add a batch: x [N, C, H, W] the input the student will see, y [N, O, H', W'] the teacher's output."""
+        """Add a batch: x [N, C, *spatial] the input the student will see, y [N, O, *out] the teacher's output."""
         taps = gather_taps(x, self.geometry)
+        self.channels = x.shape[1]
         target = y.transpose(0, 1).flatten(1)
         if taps.shape[1] != target.shape[1]:
             raise ValueError(f"{taps.shape[1]} positions of taps meet {target.shape[1]} of the target")
@@ -57,10 +84,13 @@ class TapStatistics:
             picked = torch.arange(first, target.shape[1], self._thin, device=taps.device)
             taps, target = taps[:, picked], target[:, picked]
         self._batches += 1
-        uu, uy = (taps @ taps.T).double(), (taps @ target.T).double()
-        u, y_sum = taps.sum(1, dtype=torch.float64), target.sum(1, dtype=torch.float64)
-        yy = target.double().square().sum(1)
-        self.count += taps.shape[1]
+        taps, target = (part.reshape(self.groups, -1, part.shape[1]) for part in (taps, target))
+        if taps.dtype == torch.bfloat16:
+            taps, target = taps.float(), target.float()
+        uu, uy = (taps @ taps.mT).double(), (taps @ target.mT).double()
+        u, y_sum = taps.sum(2, dtype=torch.float64), target.sum(2, dtype=torch.float64)
+        yy = target.double().square().sum(2)
+        self.count += taps.shape[2]
         if self._uu is None or self._uy is None or self._u is None or self._y is None or self._yy is None:
             self._uu, self._uy, self._u, self._y, self._yy = uu, uy, u, y_sum, yy
             return
@@ -70,31 +100,11 @@ class TapStatistics:
         self._y += y_sum
         self._yy += yy
 
-    @property
-    def tap_mean(self) -> Tensor:
-        """E[u], [D]."""
-        return self._filled(self._u) / self.count
-
-    @property
-    def target_mean(self) -> Tensor:
-        """E[y], [O]."""
-        return self._filled(self._y) / self.count
-
-    @property
-    def covariance(self) -> Tensor:
-        """Cov(u, u), [D, D]."""
-        mean = self.tap_mean
-        return self._filled(self._uu) / self.count - torch.outer(mean, mean)
-
-    @property
-    def cross(self) -> Tensor:
-        """Cov(u, y), [D, O]."""
-        return self._filled(self._uy) / self.count - torch.outer(self.tap_mean, self.target_mean)
-
-    @property
-    def target_variance(self) -> Tensor:
-        """Var(y) per output channel, [O]."""
-        return self._filled(self._yy) / self.count - self.target_mean.square()
+    def moments(self, group: int = 0) -> Moments:
+        """The moments of one group. Raises ValueError when no batch was added."""
+        parts = (self._uu, self._uy, self._u, self._y, self._yy)
+        uu, uy, u, y, yy = (self._filled(part)[group] / self.count for part in parts)
+        return Moments(uu - torch.outer(u, u), uy - torch.outer(u, y), u, y, yy - y.square())
 
     def _filled(self, value: Tensor | None) -> Tensor:
         if value is None:

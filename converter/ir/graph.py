@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 from torch.fx.operator_schemas import normalize_function
 
 from aslconvert.converter.ir.site import ConvSite, Geometry, Refusal
-from aslconvert.converter.rules import dense_conv2d
+from aslconvert.converter.rules import judge
 
 aten = torch.ops.aten
 
@@ -30,22 +30,42 @@ CONVOLUTIONS: dict[Any, str] = {
     aten.convolution.default: "convolution",
 }
 
+CONV_BY_AXES = {1: aten.conv1d.default, 2: aten.conv2d.default, 3: aten.conv3d.default}
+"""The convolution that a rewritten site mixes its rows with, by spatial axes."""
+
+NOTES = "aslconvert_notes"
+
 
 def graph_module(program: ExportedProgram) -> fx.GraphModule:
     """The program's graph with its parameters as attributes; nothing is shared with ``program``.
+
+    The graphs of nested blocks (no_grad, autocast, branches) are treated alike.
 
     Every tensor node gets ``meta["shape"]`` (ints, the example's sizes in place of symbols) and ``meta["dtype"]``.
     """
     unlifted = program.module(check_guards=False)
     if not isinstance(unlifted, fx.GraphModule):
         raise TypeError(f"torch gave a {type(unlifted).__name__} instead of a GraphModule")
-    for node in unlifted.graph.nodes:
-        # A GraphModule whose meta holds symbolic sizes cannot be deep-copied once it was loaded from a file.
-        value = node.meta.pop("val", None)
-        if isinstance(value, Tensor):
-            node.meta["shape"] = tuple(_concrete(size) for size in value.shape)
-            node.meta["dtype"] = value.dtype
+    for module in unlifted.modules():
+        if not isinstance(module, fx.GraphModule):
+            continue
+        for node in module.graph.nodes:
+            # A GraphModule whose meta holds symbolic sizes cannot be deep-copied once it was loaded from a file.
+            value = node.meta.pop("val", None)
+            if isinstance(value, Tensor):
+                node.meta["shape"] = tuple(_concrete(size) for size in value.shape)
+                node.meta["dtype"] = value.dtype
     return copy_graph(unlifted)
+
+
+def notes_of(gm: fx.GraphModule) -> tuple[str, ...]:
+    """Sentences that passes left about what they did to the graph."""
+    return tuple(gm.meta.get(NOTES, ()))
+
+
+def add_note(gm: fx.GraphModule, note: str) -> None:
+    """Leave a sentence for the report."""
+    gm.meta[NOTES] = (*notes_of(gm), note)
 
 
 def copy_graph(gm: fx.GraphModule) -> fx.GraphModule:
@@ -85,40 +105,58 @@ def find_sites(gm: fx.GraphModule) -> tuple[list[ConvSite], list[Refusal]]:
         if node.op != "call_function" or node.target not in CONVOLUTIONS:
             continue
         found = _describe(gm, node, names)
-        refusal = found if isinstance(found, Refusal) else dense_conv2d.match(found)
+        found = found if isinstance(found, Refusal) else judge(found)
         names.add(found.name)
-        if refusal is not None:
-            refusals.append(refusal)
-        elif isinstance(found, ConvSite):
+        if isinstance(found, Refusal):
+            refusals.append(found)
+        else:
             sites.append(found)
-    refusals.extend(_nested(gm))
+    refusals.extend(_nested(gm, names))
     return sites, refusals
 
 
-def _nested(gm: fx.GraphModule) -> Iterator[Refusal]:
+_NESTED = {
+    "wrap_with_autocast": ("autocast", "Inside an autocast block that cannot be written without it."),
+    "wrap_with_set_grad_enabled": ("nested_submodule", "Inside a block that was not opened (passes/prepare.py does)."),
+}
+
+
+def _nested(gm: fx.GraphModule, taken: set[str]) -> Iterator[Refusal]:
     for path, module in gm.named_modules():
         if module is gm or not isinstance(module, fx.GraphModule):
             continue
+        caller = _caller(gm, path)
+        code, message = _NESTED.get(
+            caller, ("control_flow", f"Inside a branch or loop ({caller}), which may not run for every input.")
+        )
         for node in module.graph.nodes:
             if node.op == "call_function" and node.target in CONVOLUTIONS:
-                yield Refusal(
-                    _module_path(node) or f"{path}.{node.name}",
-                    f"{path}.{node.name}",
-                    "nested_submodule",
-                    "Inside a no_grad, autocast or control-flow block; export the model without it.",
-                )
+                name = _unique(module_path(node) or f"{path}.{node.name}", node, taken)
+                taken.add(name)
+                yield Refusal(name, f"{path}.{node.name}", code, message)
+
+
+def _caller(gm: fx.GraphModule, path: str) -> str:
+    """The higher-order operator that runs the nested graph at ``path``."""
+    holder, _, name = path.rpartition(".")
+    parent = gm.get_submodule(holder)
+    if isinstance(parent, fx.GraphModule):
+        for node in parent.graph.nodes:
+            if node.op == "get_attr" and node.target == name and node.users:
+                return str(next(iter(node.users)).target)
+    return "a nested graph"
 
 
 def _describe(gm: fx.GraphModule, node: fx.Node, taken: set[str]) -> ConvSite | Refusal:
     call = arguments(node)
     weight_node, bias_node = call["weight"], call["bias"]
-    fallback = _unique(_module_path(node) or node.name, node, taken)
+    fallback = _unique(module_path(node) or node.name, node, taken)
     if weight_node.op != "get_attr":
-        return Refusal(fallback, node.name, "computed_weight", "Its weight is computed in the graph, not stored.")
+        return Refusal(fallback, node.name, "computed_weight", "Its weight is computed from the model's input.")
     weight_target = _canonical(gm, weight_node.target)
-    name = _unique(_conv_module(node) or weight_target.removesuffix(".weight"), node, taken)
+    name = _unique(conv_module(node) or weight_target.removesuffix(".weight"), node, taken)
     if bias_node is not None and bias_node.op != "get_attr":
-        return Refusal(name, node.name, "computed_bias", "Its bias is computed in the graph, not stored.")
+        return Refusal(name, node.name, "computed_bias", "Its bias is computed from the model's input.")
     bias_target = None if bias_node is None else _canonical(gm, bias_node.target)
     weight = attribute(gm, weight_target)
     spatial = weight.dim() - 2
@@ -190,14 +228,16 @@ def _unique(name: str, node: fx.Node, taken: set[str]) -> str:
     return name if name not in taken else f"{name}@{node.name}"
 
 
-def _module_path(node: fx.Node) -> str:
+def module_path(node: fx.Node) -> str:
+    """The path of the innermost module that made the call; empty at the top."""
     return _innermost(node)[0]
 
 
-def _conv_module(node: fx.Node) -> str:
+def conv_module(node: fx.Node) -> str:
     """The path of the nn.Conv that made the call, empty for a functional call inside some other module."""
     path, kind = _innermost(node)
-    return path if "torch.nn.modules.conv." in kind else ""
+    parametrized = "torch.nn.utils.parametrize.ParametrizedConv" in kind
+    return path if parametrized or "torch.nn.modules.conv." in kind else ""
 
 
 def _innermost(node: fx.Node) -> tuple[str, str]:

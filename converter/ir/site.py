@@ -58,7 +58,8 @@ class ConvSite:
 
     ``name`` is unique and readable (``layer1.0.conv1``); ``node`` is the graph's own name for the call. Targets are
     fully qualified parameter names. Shapes are those of the example input. Sites that share their weight, bias and
-    geometry share ``key`` and stay tied.
+    geometry share ``key`` and stay tied. ``row_groups`` is the rule's choice for the rewritten form: the groups of the
+    1x1 convolution that mixes the rows.
     """
 
     name: str
@@ -75,6 +76,12 @@ class ConvSite:
     output_shape: tuple[int, ...]
     dtype: torch.dtype
     key: str
+    row_groups: int = 1
+
+    @property
+    def exact_rows(self) -> int:
+        """C * T: every tap of every channel as a row is the convolution itself."""
+        return self.in_channels * self.geometry.taps
 
     @property
     def macs(self) -> int:
@@ -88,9 +95,13 @@ class ConvSite:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A convolution that is kept, with a stable reason code for machines and a sentence for people."""
+    """A convolution that is kept, with a stable reason code for machines and a sentence for people.
+
+    ``site`` describes it as far as the graph tells. docs/reasons.md explains every code.
+    """
 
     name: str
     node: str
     code: str
     message: str
+    site: ConvSite | None = None

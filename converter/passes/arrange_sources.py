@@ -1,6 +1,6 @@
 """Shifted rows with a choice of source channels become rows that read every channel in order.
 
-Pattern: ``[conv2d -> (elementwise)* ->] active_shift(x, shift, source) -> 1x1 conv2d P``.
+Pattern: ``[conv -> (elementwise)* ->] active_shift(x, shift, source) -> 1x1 conv P``.
 Algebra: the K rows are dealt out to m branches that each read channel after channel, so that
 ``P . S(x) = sum_j P_j . S_j(x)`` with zero columns where a branch has no row for a channel. A producer that nothing
 else reads may give its channels more or fewer times (``W' = W[index]``, ``b' = b[index]``: choosing rows commutes with
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 
 import aslconvert.kernels  # noqa: F401  registers torch.ops.asl
-from aslconvert.converter.ir.graph import arguments, aten, attribute, copy_graph
+from aslconvert.converter.ir.graph import CONV_BY_AXES, arguments, aten, attribute, copy_graph
 from aslconvert.converter.passes.fuse import pointwise_reader
 from aslconvert.converter.passes.parameters import drop_unused, free_name, put_parameter, read_targets, readers, stored
 from aslconvert.converter.passes.verify import verify
@@ -139,12 +139,12 @@ def _deal(source: Tensor, channel: Tensor, branches: int, index: Tensor | None) 
 
 
 def _chain(gm: fx.GraphModule, shift: fx.Node) -> list[fx.Node] | None:
-    """The elementwise nodes before ``shift`` and, last, the conv2d they start from, when its rows can be chosen."""
+    """The elementwise nodes before ``shift`` and, last, the conv they start from, when its rows can be chosen."""
     chain: list[fx.Node] = []
     node = arguments(shift)["x"]
     while isinstance(node, fx.Node) and len(node.users) == 1:
         chain.append(node)
-        if node.target is aten.conv2d.default:
+        if node.target in CONV_BY_AXES.values():
             return chain if _owns_its_rows(gm, node) else None
         if node.target not in ELEMENTWISE:
             return None
@@ -181,7 +181,7 @@ def _split(gm: fx.GraphModule, tied: list[fx.Node], plan: _Plan) -> None:
         targets = (shift_target, weight_target)
         names.append(targets if branch == 0 else tuple(free_name(gm, f"{name}_{branch + 1}") for name in targets))
         put_parameter(gm, names[-1][0], shift[taken] * used[:, None])
-        put_parameter(gm, names[-1][1], weight[:, taken] * used[:, None, None])
+        put_parameter(gm, names[-1][1], weight[:, taken] * used.view(-1, *[1] * shift.shape[1]))
     for node in tied:
         _branch(gm.graph, node, next(iter(node.users)), names, plan.rows.shape[1])
 
@@ -195,7 +195,7 @@ def _branch(graph: fx.Graph, node: fx.Node, conv: fx.Node, names: list[tuple[str
             rows = graph.call_function(torch.ops.asl.active_shift.default, inputs)
             rows.meta = {**node.meta, "shape": (batch, slots, *spatial)}
             bias = arguments(conv)["bias"] if total is None else None
-            mixed = graph.call_function(aten.conv2d.default, (rows, graph.get_attr(weight), bias))
+            mixed = graph.call_function(CONV_BY_AXES[len(spatial)], (rows, graph.get_attr(weight), bias))
             mixed.meta = dict(conv.meta)
             if total is not None:
                 mixed = graph.call_function(aten.add.Tensor, (total, mixed))

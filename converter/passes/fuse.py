@@ -1,6 +1,6 @@
-"""active_shift -> 1x1 conv2d [-> add] [-> relu] becomes asl.shift_pointwise.
+"""active_shift -> 1x1 conv [-> add] [-> relu] becomes asl.shift_pointwise.
 
-Pattern: the only reader of the shifted rows is a dense 1x1 ``conv2d``; the addition of an image of the same shape (a
+Pattern: the only reader of the shifted rows is a dense 1x1 convolution; the addition of an image of the same shape (a
 residual) that alone reads it joins in, and so does a ``relu`` that alone reads either.
 Algebra: unchanged; the K shifted rows are never written to memory.
 """
@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 import aslconvert.kernels  # noqa: F401  registers torch.ops.asl
-from aslconvert.converter.ir.graph import arguments, aten, attribute, copy_graph
+from aslconvert.converter.ir.graph import CONV_BY_AXES, arguments, aten, attribute, copy_graph
 from aslconvert.converter.passes.parameters import drop_unused, put_parameter, read_targets, readers, stored
 from aslconvert.converter.passes.verify import verify
 
@@ -35,11 +35,11 @@ def fuse(gm: fx.GraphModule) -> fx.GraphModule:
 
 
 def pointwise_reader(shift: fx.Node) -> fx.Node | None:
-    """The dense 1x1 conv2d with stored weights that is the only reader of the shifted rows, if there is one."""
+    """The dense 1x1 convolution with stored weights that is the only reader of the shifted rows, if there is one."""
     if len(shift.users) != 1:
         return None
     conv = next(iter(shift.users))
-    if conv.target is not aten.conv2d.default:
+    if conv.target not in CONV_BY_AXES.values():
         return None
     call = arguments(conv)
     dense = call["input"] is shift and call["groups"] == 1 and stored(call["weight"])
@@ -55,9 +55,9 @@ def _fuse(gm: fx.GraphModule, shift: fx.Node, conv: fx.Node) -> None:
     call, mix = arguments(shift), arguments(conv)
     target = str(mix["weight"].target)
     weight = attribute(gm, target)
-    if weight.dim() == 4 and tuple(weight.shape[2:]) != (1, 1):
+    if weight.shape[2:].numel() != 1:
         return
-    if weight.dim() == 4:
+    if weight.dim() > 2:
         # A weight that several calls share is reshaped by the first of them; the others follow below.
         if not all(_fusable(user) for user in readers(gm, target)):
             return

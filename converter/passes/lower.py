@@ -1,11 +1,13 @@
-"""active_shift becomes a depthwise conv2d: standard operators only.
+"""active_shift becomes a depthwise convolution: standard operators only.
 
-Pattern: ``active_shift(x, shift, source, stride, delta)``. Algebra: bilinear sampling at a fixed shift is a 2x2
-stencil, so each row is a depthwise kernel with at most four non-zero taps; ``source`` selects channels before it.
+Pattern: ``active_shift(x, shift, source, stride, delta)``. Algebra: multilinear sampling at a fixed shift is a stencil
+of two taps an axis, so each row is a depthwise kernel of at most 2^D non-zero taps; ``source`` selects channels before
+it. Rows that are only mixed within their own channel (a 1x1 convolution in C groups) add up to one depthwise kernel.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,16 +17,17 @@ from torch import Tensor, fx
 
 import aslconvert.kernels  # noqa: F401  registers torch.ops.asl
 from aslconvert.converter.errors import InternalError
-from aslconvert.converter.ir.graph import arguments, aten, attribute
+from aslconvert.converter.ir.graph import CONV_BY_AXES, arguments, aten, attribute
 from aslconvert.converter.passes.arrange_sources import arrange_sources
-from aslconvert.converter.passes.parameters import drop_unused, put_buffer, put_parameter, read_targets
+from aslconvert.converter.passes.parameters import drop_unused, put_buffer, put_parameter, read_targets, stored
+from aslconvert.converter.passes.sum_shifts import channel_mixer
 from aslconvert.converter.passes.verify import verify
 
 
 def lower(gm: fx.GraphModule) -> fx.GraphModule:
     """A copy of ``gm`` in plain ATen; fold batch norms first, so that selections of channels can be absorbed.
 
-    Each shift becomes a depthwise convolution ``<name>.taps`` [K, 1, kh, kw]. The selection of source channels is
+    Each shift becomes a depthwise convolution ``<name>.taps`` [K, 1, *kernel]. The selection of source channels is
     arranged away (``arrange_sources``) or becomes an ``index_select``, whichever costs less.
     """
     gm = arrange_sources(gm)
@@ -32,7 +35,11 @@ def lower(gm: fx.GraphModule) -> fx.GraphModule:
     baked: dict[tuple[object, ...], _Depthwise] = {}
     for node in list(gm.graph.nodes):
         if node.target is torch.ops.asl.active_shift.default:
-            _lower(gm, node, baked)
+            mixer = channel_mixer(gm, node)
+            if mixer is not None:
+                _combine(gm, node, mixer)
+            else:
+                _lower(gm, node, baked)
         elif node.target is torch.ops.asl.shift_pointwise.default:
             raise InternalError("bad_graph", f"'{node.name}' is already fused; lower the graph before fusing it.")
     gm.graph.eliminate_dead_code()
@@ -49,6 +56,26 @@ class _Depthwise:
     groups: int
     index: str | None
     identity: bool
+
+
+def _combine(gm: fx.GraphModule, node: fx.Node, mixer: fx.Node) -> None:
+    """The rows of every channel, weighted and added, as one depthwise kernel over the window that they span."""
+    call, mix = arguments(node), arguments(mixer)
+    weight = attribute(gm, mix["weight"].target).detach().double().flatten(1)
+    channels, outputs = call["x"].meta["shape"][1], weight.shape[0]
+    shift = attribute(gm, call["shift"].target).detach().double()
+    kernel, padding, dilation = depthwise_taps(shift, call["delta"])
+    rows = kernel.view(channels, -1, *kernel.shape[2:])
+    combined = torch.einsum("com,cm...->co...", weight.view(channels, outputs // channels, -1), rows)
+    target = f"{str(mix['weight'].target).removesuffix('.weight')}.taps"
+    put_parameter(gm, target, combined.reshape(outputs, 1, *kernel.shape[2:]).to(node.meta["dtype"]))
+    with gm.graph.inserting_before(mixer):
+        arguments_ = (call["x"], gm.graph.get_attr(target), mix["bias"], call["stride"], padding, dilation, channels)
+        lowered = gm.graph.call_function(CONV_BY_AXES[shift.shape[1]], arguments_)
+    lowered.meta = dict(mixer.meta)
+    mixer.replace_all_uses_with(lowered)
+    gm.graph.erase_node(mixer)
+    gm.graph.erase_node(node)
 
 
 def _lower(gm: fx.GraphModule, node: fx.Node, baked: dict[tuple[object, ...], _Depthwise]) -> None:
@@ -69,7 +96,7 @@ def _lower(gm: fx.GraphModule, node: fx.Node, baked: dict[tuple[object, ...], _D
         if not depthwise.identity:
             taps = graph.get_attr(depthwise.target)
             arguments_ = (rows, taps, None, stride, depthwise.padding, depthwise.dilation, depthwise.groups)
-            rows = graph.call_function(aten.conv2d.default, arguments_)
+            rows = graph.call_function(CONV_BY_AXES[len(stride)], arguments_)
             rows.meta = dict(node.meta)
     node.replace_all_uses_with(rows)
     graph.erase_node(node)
@@ -77,9 +104,9 @@ def _lower(gm: fx.GraphModule, node: fx.Node, baked: dict[tuple[object, ...], _D
 
 def _bake(gm: fx.GraphModule, node: fx.Node, channels: int) -> _Depthwise:
     call = arguments(node)
+    if not stored(call["shift"]):
+        raise InternalError("bad_graph", f"The shift of '{node.name}' is computed in the graph: it cannot be lowered.")
     shift = attribute(gm, call["shift"].target).detach().double()
-    if shift.shape[1] != 2:
-        raise InternalError("bad_graph", f"'{node.name}' shifts along {shift.shape[1]} axes; only images are lowered.")
     source = None if call["source"] is None else attribute(gm, call["source"].target)
     rows = shift.shape[0]
     direct = source is None or torch.equal(source, torch.arange(channels, device=source.device))
@@ -97,19 +124,22 @@ def _bake(gm: fx.GraphModule, node: fx.Node, channels: int) -> _Depthwise:
 
 
 def depthwise_taps(shift: Tensor, delta: Sequence[int]) -> tuple[Tensor, list[int], list[int]]:
-    """The depthwise kernel of bilinear shifts: (kernel [K, 1, kh, kw], padding, dilation), for ``shift`` [K, 2].
+    """The depthwise kernel of multilinear shifts: (kernel [K, 1, *kernel], padding, dilation), for ``shift`` [K, D].
 
-    Padding is the same on both sides, as conv2d has it, and gives ``(size + delta) // stride + 1`` outputs.
+    Padding is the same on both sides, as convolutions have it, and gives ``(size + delta) // stride + 1`` outputs.
     """
-    positions, weights = zip(*(_axis(shift[:, axis]) for axis in range(2)), strict=True)
-    layouts = [_layout(positions[axis], weights[axis], delta[axis]) for axis in range(2)]
-    kernel = shift.new_zeros(shift.shape[0], layouts[0].size, layouts[1].size)
+    axes = range(shift.shape[1])
+    positions, weights = zip(*(_axis(shift[:, axis]) for axis in axes), strict=True)
+    layouts = [_layout(positions[axis], weights[axis], delta[axis]) for axis in axes]
+    kernel = shift.new_zeros(shift.shape[0], *(layout.size for layout in layouts))
     row = torch.arange(shift.shape[0], device=shift.device)
-    for y in range(2):
-        for x in range(2):
-            value = weights[0][:, y] * weights[1][:, x]
-            at = [layouts[axis].index(positions[axis][:, tap]) for axis, tap in ((0, y), (1, x))]
-            kernel.index_put_((row, *at), value, accumulate=True)
+    for corner in itertools.product(range(2), repeat=shift.shape[1]):
+        value = torch.ones_like(shift[:, 0])
+        at = [row]
+        for axis, side in zip(axes, corner, strict=True):
+            value = value * weights[axis][:, side]
+            at.append(layouts[axis].index(positions[axis][:, side]))
+        kernel.index_put_(tuple(at), value, accumulate=True)
     return kernel[:, None], [layout.padding for layout in layouts], [layout.step for layout in layouts]
 
 

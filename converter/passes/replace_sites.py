@@ -1,6 +1,6 @@
-"""conv2d -> active_shift + 1x1 conv2d, for the sites that were given a block.
+"""conv -> active_shift + 1x1 conv, for the sites that were given a block.
 
-Pattern: ``conv2d(x, W, b)`` at a site. Algebra: ``y = P . S(x) + bias``, with ``S(x)`` the block's K shifted rows.
+Pattern: ``conv{1,2,3}d(x, W, b)`` at a site. Algebra: ``y = P . S(x) + bias``, ``S(x)`` being the block's K rows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import fx
 
 import aslconvert.kernels  # noqa: F401  registers torch.ops.asl
 from aslconvert.converter.fit.rows import Block
-from aslconvert.converter.ir.graph import arguments, aten, attribute, copy_graph, find_sites
+from aslconvert.converter.ir.graph import CONV_BY_AXES, arguments, attribute, copy_graph, find_sites
 from aslconvert.converter.ir.site import ConvSite
 from aslconvert.converter.passes.parameters import drop_unused, put_buffer, put_parameter, read_targets
 from aslconvert.converter.passes.verify import verify
@@ -21,8 +21,8 @@ from aslconvert.converter.passes.verify import verify
 def replace_sites(gm: fx.GraphModule, blocks: Mapping[str, Block]) -> fx.GraphModule:
     """A copy of ``gm`` whose sites named in ``blocks`` are shifted rows and a 1x1 convolution.
 
-    New parameters ``<name>.weight`` [C_out, K, 1, 1], ``<name>.bias`` and ``<name>.shift`` [K, 2] train; the int64
-    buffer ``<name>.source`` [K] does not. Tied sites are replaced together, by the block of the first one named.
+    New parameters ``<name>.weight`` [C_out, K / groups, 1, ...], ``<name>.bias`` and ``<name>.shift`` [K, D] train; the
+    int64 buffer ``<name>.source`` [K] does not. Tied sites are replaced together, by the block of the first one named.
     Raises KeyError for a name that is no site of ``gm``, ValueError for a block that does not fit its site.
     """
     gm = copy_graph(gm)
@@ -44,7 +44,7 @@ def replace_sites(gm: fx.GraphModule, blocks: Mapping[str, Block]) -> fx.GraphMo
         if site.key not in stored:
             _check(site, block)
             stored[site.key] = _store(gm, site, block, _prefix(site, name, kept_weights, set(stored.values())))
-        _rewrite(gm, nodes[site.node], site, stored[site.key], has_bias=block.bias is not None)
+        _rewrite(gm, nodes[site.node], site, stored[site.key], block)
     gm.graph.eliminate_dead_code()
     drop_unused(gm, before)
     gm.recompile()
@@ -90,8 +90,8 @@ def _prefix(site: ConvSite, name: str, kept: set[str], taken: set[str]) -> str:
 def _store(gm: fx.GraphModule, site: ConvSite, block: Block, prefix: str) -> str:
     device = attribute(gm, site.weight_target).device
     like = {"dtype": site.dtype, "device": device}
-    weight = block.weight.detach().to(**like)[..., None, None].contiguous()
-    put_parameter(gm, f"{prefix}.weight", weight.clone())
+    weight = block.weight.detach().to(**like)
+    put_parameter(gm, f"{prefix}.weight", weight.reshape(*weight.shape, *[1] * block.shift.shape[1]).clone())
     # float32 also for low-precision weights: a shift is a coordinate.
     precise = torch.float64 if site.dtype == torch.float64 else torch.float32
     put_parameter(gm, f"{prefix}.shift", block.shift.detach().to(dtype=precise, device=device).clone())
@@ -101,20 +101,22 @@ def _store(gm: fx.GraphModule, site: ConvSite, block: Block, prefix: str) -> str
     return prefix
 
 
-def _rewrite(gm: fx.GraphModule, node: fx.Node, site: ConvSite, prefix: str, *, has_bias: bool) -> None:
+def _rewrite(gm: fx.GraphModule, node: fx.Node, site: ConvSite, prefix: str, block: Block) -> None:
     graph, meta = gm.graph, node.meta
     with graph.inserting_before(node):
         shift = graph.get_attr(f"{prefix}.shift")
         source = graph.get_attr(f"{prefix}.source")
         weight = graph.get_attr(f"{prefix}.weight")
-        bias = graph.get_attr(f"{prefix}.bias") if has_bias else None
+        bias = graph.get_attr(f"{prefix}.bias") if block.bias is not None else None
         geometry = site.geometry
         rows = graph.call_function(
             torch.ops.asl.active_shift.default,
             (arguments(node)["input"], shift, source, list(geometry.stride), list(geometry.delta)),
         )
-        mixed = graph.call_function(aten.conv2d.default, (rows, weight, bias))
-    count = attribute(gm, f"{prefix}.source").numel()
+        one = [1] * len(geometry.kernel)
+        grouped = (one, [0] * len(one), one, block.groups) if block.groups > 1 else ()
+        mixed = graph.call_function(CONV_BY_AXES[len(one)], (rows, weight, bias, *grouped))
+    count = block.rows
     batch, _, *spatial = site.output_shape
     for fresh, channels in ((rows, count), (mixed, site.out_channels)):
         fresh.meta = {key: meta[key] for key in ("nn_module_stack", "stack_trace", "dtype") if key in meta}

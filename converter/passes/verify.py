@@ -7,7 +7,7 @@ from torch import fx
 
 import aslconvert.kernels  # noqa: F401  registers torch.ops.asl
 from aslconvert.converter.errors import InternalError
-from aslconvert.converter.ir.graph import aten, attribute
+from aslconvert.converter.ir.graph import CONV_BY_AXES, attribute
 
 _FUSED = (torch.ops.asl.shift_pointwise.default, torch.ops.asl.shift_pointwise_packed.default)
 _SHIFTS = (torch.ops.asl.active_shift.default, *_FUSED)
@@ -27,7 +27,7 @@ def verify(gm: fx.GraphModule) -> fx.GraphModule:
                 raise InternalError("bad_graph", f"'{node.name}' reads '{node.target}', which is gone.") from error
         elif node.target in _SHIFTS:
             _check_shift(gm, node)
-        elif node.target is aten.conv2d.default:
+        elif node.target in CONV_BY_AXES.values():
             _check_conv(gm, node)
     return gm
 
@@ -51,8 +51,11 @@ def _check_conv(gm: fx.GraphModule, node: fx.Node) -> None:
         return
     groups = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
     shape = source.meta.get("shape")
-    channels = attribute(gm, weight.target).shape[1]
-    if shape is not None and isinstance(groups, int) and len(shape) == 4 and shape[1] != channels * groups:
+    stored = attribute(gm, weight.target)
+    if shape is None or not isinstance(groups, int) or len(shape) != stored.dim():
+        return
+    channels = stored.shape[1]
+    if shape[1] != channels * groups:
         raise InternalError(
             "bad_graph", f"'{node.name}' gets {shape[1]} channels but its weight reads {channels * groups}."
         )

@@ -116,9 +116,10 @@ class _Conversion:
     ) -> tuple[list[Planned], Survey]:
         stored = load_plans(state)
         if stored is not None:
-            plans, costs, damage = stored
-            importance = output_importance(self.subject.gm, self.subject.sites, batches[:2], seed=self.options.seed)
-            return plans, Survey(costs=costs, damage=damage, importance=importance)
+            plans, found = stored
+            sites = [site for site in self.subject.sites if site.name in found.damage]
+            importance = output_importance(self.subject.gm, sites, batches[:2], seed=self.options.seed)
+            return plans, dataclasses.replace(found, importance=importance)
         found = survey(self.subject, batches, self.options, threads=self.threads, progress=self.progress)
         plans = make_plans(
             self.subject, found, timer, self.options, runtime=fastest[0], original_ms=fastest[1], progress=self.progress
@@ -196,7 +197,7 @@ class _Conversion:
             subject,
             device=device_profile(threads=self.threads),
             original=record.original_record(subject, test.original, latency[ORIGINAL]),
-            sites=record.site_records(subject, best.planned.plan, best, found.costs),
+            sites=record.site_records(subject, best.planned.plan, best, found),
             variants=[
                 record.variant_record(
                     v, subject, scores[v.planned.id], latency[v.planned.id], fastest, dominated=v.planned.id in worse
@@ -230,7 +231,7 @@ class _Conversion:
             self.subject,
             device=device_profile(threads=self.threads),
             original=record.original_record(self.subject, test.original, timer.measure(rounds=QUICK_ROUNDS)[ORIGINAL]),
-            sites=record.site_records(self.subject, focus.plan, None, found.costs),
+            sites=record.site_records(self.subject, focus.plan, None, found),
             variants=[],
             chosen=None,
             artifacts=[],

@@ -62,9 +62,13 @@ class Planned:
 
 @dataclass(frozen=True)
 class Survey:
-    """Measured cost and damage of every site's candidates, and the importance of each site's outputs."""
+    """Measured cost and damage of every site's candidates, and the importance of each site's outputs.
+
+    ``kept`` says of each site that the gate keeps why; it has no damage, as no plan converts it.
+    """
 
     costs: dict[str, Costs]
+    kept: dict[str, str]
     damage: dict[str, Damage]
     importance: dict[str, Tensor]
 
@@ -80,17 +84,18 @@ def survey(
     """Measure what each candidate of each site costs and damages."""
     progress.stage("cost of each site")
     with torch_threads(threads):
-        costs = site_costs(subject.gm, subject.sites, subject.example, seed=options.seed)
+        measured = site_costs(subject.gm, subject.sites, subject.example, seed=options.seed)
     progress.stage("damage of each site")
-    importance = output_importance(subject.gm, subject.sites, batches[:2], seed=options.seed)
+    open_sites = [site for site in subject.sites if site.name not in measured.kept]
+    importance = output_importance(subject.gm, open_sites, batches[:2], seed=options.seed)
     damage = site_damage(
         subject.gm,
-        subject.sites,
+        open_sites,
         batches,
         importance=importance,
         on_site=lambda _, done, total: progress.update(done, total, "sites"),
     )
-    return Survey(costs=costs, damage=damage, importance=importance)
+    return Survey(costs=measured.costs, kept=measured.kept, damage=damage, importance=importance)
 
 
 def make_plans(
@@ -237,20 +242,21 @@ def store_plans(state: State, plans: Sequence[Planned], found: Survey) -> None:
     record = {
         "plans": [asdict(planned) for planned in plans],
         "costs": {name: _pairs(costs) for name, costs in found.costs.items()},
+        "kept": found.kept,
         "damage": {name: _pairs(damage) for name, damage in found.damage.items()},
     }
     state.write("plans", record)
 
 
-def load_plans(state: State) -> tuple[list[Planned], dict[str, Costs], dict[str, Damage]] | None:
-    """What ``store_plans`` kept, or None."""
+def load_plans(state: State) -> tuple[list[Planned], Survey] | None:
+    """What ``store_plans`` kept, or None; the importance is not stored: the survey has none."""
     record = state.read("plans")
     if record is None:
         return None
     plans = [Planned(**planned) for planned in record["plans"]]
     costs: dict[str, Costs] = {name: dict(map(tuple, pairs)) for name, pairs in record["costs"].items()}
     damage: dict[str, Damage] = {name: dict(map(tuple, pairs)) for name, pairs in record["damage"].items()}
-    return plans, costs, damage
+    return plans, Survey(costs=costs, kept=record["kept"], damage=damage, importance={})
 
 
 def _pairs(table: Mapping[Any, float]) -> list[list[Any]]:

@@ -13,8 +13,10 @@ from torch import fx
 from aslconvert.converter.cost.counts import count
 from aslconvert.converter.cost.device import DeviceProfile
 from aslconvert.converter.cost.latency import Latency
+from aslconvert.converter.ir.graph import notes_of
 from aslconvert.converter.ir.site import ConvSite
 from aslconvert.converter.pipeline.judge import Score
+from aslconvert.converter.pipeline.planning import Survey
 from aslconvert.converter.pipeline.subject import Subject
 from aslconvert.converter.pipeline.timing import latency_values
 from aslconvert.converter.pipeline.variants import Made
@@ -29,7 +31,7 @@ from aslconvert.converter.report.schema import (
     SiteRecord,
     Variant,
 )
-from aslconvert.converter.search.costs import Costs
+from aslconvert.converter.search.costs import NO_GAIN
 from aslconvert.converter.search.plan import Plan
 
 FITTED = "fitted"
@@ -70,31 +72,42 @@ def variant_record(
     )
 
 
-def site_records(subject: Subject, plan: Plan, made: Made | None, costs: Mapping[str, Costs]) -> tuple[SiteRecord, ...]:
+def site_records(subject: Subject, plan: Plan, made: Made | None, found: Survey) -> tuple[SiteRecord, ...]:
     """Every convolution and what the chosen variant does with it."""
-    records = [_site(site, plan.get(site.name), made, costs[site.name]) for site in subject.sites]
+    records = [_site(site, plan.get(site.name), made, found) for site in subject.sites]
     records += [
-        SiteRecord(name=refusal.name, kind="conv", action="keep", reason=refusal.code, message=refusal.message)
+        SiteRecord(
+            name=refusal.name,
+            kind="conv" if refusal.site is None else _kind(refusal.site),
+            action="keep",
+            reason=refusal.code,
+            message=refusal.message,
+        )
         for refusal in subject.refusals
     ]
     return tuple(records)
 
 
-def _site(site: ConvSite, rows: int | None, made: Made | None, costs: Costs) -> SiteRecord:
-    kind = f"{site.op} {'x'.join(map(str, site.geometry.kernel))}"
+def _kind(site: ConvSite) -> str:
+    return f"{site.op} {'x'.join(map(str, site.geometry.kernel))}"
+
+
+def _site(site: ConvSite, rows: int | None, made: Made | None, found: Survey) -> SiteRecord:
+    kind, costs = _kind(site), found.costs[site.name]
     before = costs[None]
     if rows is None:
+        gated = found.kept.get(site.name)
         return SiteRecord(
             name=site.name,
             kind=kind,
             action="keep",
-            reason=DOES_NOT_PAY,
-            message="The plan gains more elsewhere.",
+            reason=DOES_NOT_PAY if gated is None else NO_GAIN,
+            message="The plan gains more elsewhere." if gated is None else gated,
             latency_before_ms=before,
             latency_after_ms=before,
         )
     fit = made.fits.get(site.name) if made is not None else None
-    exact = rows >= site.in_channels * site.geometry.taps
+    exact = rows >= site.exact_rows
     return SiteRecord(
         name=site.name,
         kind=kind,
@@ -142,6 +155,7 @@ def assemble(
                 InputInfo(name=spec.name, shape=spec.shape, dtype=str(spec.dtype).removeprefix("torch."))
                 for spec in subject.specs
             ),
+            notes=notes_of(subject.gm),
         ),
         device=device,
         latency_inputs=tuple(tuple(x.shape) for x in subject.example),

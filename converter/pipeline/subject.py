@@ -24,6 +24,7 @@ from aslconvert.converter.ir.load import load_program
 from aslconvert.converter.ir.site import ConvSite, Refusal
 from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.passes.fold_batch_norm import fold_batch_norm
+from aslconvert.converter.passes.prepare import prepare
 
 CALIBRATION_PIXELS = 1 << 20
 """Input positions that calibration reads: more still helps the fit, but each costs time in every variant."""
@@ -34,7 +35,7 @@ CALIBRATION_BATCH = 16
 
 @dataclass(frozen=True)
 class Subject:
-    """``gm`` is the original with batch norms folded: the teacher, and what plans are applied to.
+    """``gm`` is the original, prepared and with batch norms folded: the teacher, and what plans are applied to.
 
     ``example`` is one batch of real samples, of the size asked for (or one): latency is measured on it.
     """
@@ -89,7 +90,7 @@ def open_subject(model: str, *, data: str, options: ConvertOptions) -> Subject:
     """
     program = load_program(model)
     original = graph_module(program)
-    gm = fold_batch_norm(original)
+    gm = fold_batch_norm(prepare(original))
     found, refused = find_sites(gm)
     kept = [site for site in found if any(fnmatch.fnmatchcase(site.name, pattern) for pattern in options.keep)]
     refused += [Refusal(site.name, site.node, KEPT_BY_USER, "Kept, as asked by --keep.") for site in kept]

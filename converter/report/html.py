@@ -161,6 +161,7 @@ def _run(report: Report) -> list[tuple[str, str]]:
     facts = [
         ("inputs", "; ".join(f"{i.name} {_shape(i.shape)} {i.dtype}" for i in report.model.inputs) or _NONE),
         ("model SHA-256", report.model.sha256 or _NONE),
+        *(("note", note) for note in report.model.notes),
     ]
     if report.data is not None:
         data = report.data

@@ -33,12 +33,16 @@ class InputInfo(_Record):
 
 
 class ModelInfo(_Record):
-    """What came in. ``source`` is the file name or factory as given, without its folder."""
+    """What came in. ``source`` is the file name or factory as given, without its folder.
+
+    ``notes`` say what was changed before sites were sought, such as a weight norm that was removed.
+    """
 
     name: str
     source: str
     sha256: Sha256 | None = None
     inputs: tuple[InputInfo, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class DataInfo(_Record):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,9 @@ from aslconvert.converter.ir.site import ConvSite
 ROWS_PER_CHANNEL = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0)
 PROBED_ROWS_PER_CHANNEL = (0.5, 1.0, 2.0, 4.0)
 """Where cost and damage are measured; the others follow from these."""
+
+DEPTHWISE_ROWS_PER_CHANNEL = (1.0, 2.0, 3.0)
+"""A depthwise kernel is a few shifts or nothing: each costs another pass over the image."""
 
 ROW_STEP = 16
 """Rows come in whole vectors of the widest instruction set."""
@@ -29,9 +33,14 @@ class Candidate:
 
 def row_grid(site: ConvSite, *, probed: bool = False) -> list[int]:
     """Ascending K for a site; the last is C * T, the exact form."""
-    taps = site.in_channels * site.geometry.taps
+    taps = site.exact_rows
+    if site.row_groups == site.in_channels > 1:
+        grid = {round(site.in_channels * share) for share in DEPTHWISE_ROWS_PER_CHANNEL}
+        return [*sorted(rows for rows in grid if rows < taps), taps]
     shares = PROBED_ROWS_PER_CHANNEL if probed else ROWS_PER_CHANNEL
     step = ROW_STEP if site.in_channels >= ROW_STEP else 1
+    # Every group has equally many rows.
+    step = math.lcm(step, site.row_groups) if site.row_groups > 1 else step
     grid = {max(step, round(site.in_channels * share / step) * step) for share in shares}
     return [*sorted(rows for rows in grid if rows < taps), taps]
 
@@ -43,13 +52,14 @@ def stand_in(site: ConvSite, rows: int, *, seed: int = 0) -> Block:
     """
     generator = torch.Generator().manual_seed(seed)
     dictionary = build_dictionary(site.geometry)
-    taps = site.in_channels * site.geometry.taps
-    weight = torch.randn(site.out_channels, rows, generator=generator) / rows**0.5
+    taps = site.exact_rows
+    mixed = min(rows, taps) // site.row_groups
+    weight = torch.randn(site.out_channels, mixed, generator=generator) / mixed**0.5
     bias = torch.zeros(site.out_channels)
     if rows >= taps:
         source = torch.arange(site.in_channels).repeat_interleave(site.geometry.taps)
         shift = site.geometry.tap_offsets().repeat(site.in_channels, 1)
-        return Block(source=source, shift=shift, weight=weight[:, :taps], bias=bias)
+        return Block(source=source, shift=shift, weight=weight, bias=bias)
     source = torch.arange(rows) * site.in_channels // rows
     atoms = torch.randint(dictionary.size, (rows,), generator=generator)
     jitter = torch.rand(rows, len(site.geometry.kernel), generator=generator) * 0.2 - 0.1

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 import aslconvert.kernels  # noqa: F401  registers torch.ops.asl
-from aslconvert.converter.cost.latency import measure
-from aslconvert.converter.ir.graph import aten
+from aslconvert.converter.cost.latency import Latency, measure, ratio
+from aslconvert.converter.cost.runtimes import torch_runner
+from aslconvert.converter.ir.graph import CONV_BY_AXES, aten
 from aslconvert.converter.ir.site import ConvSite
+from aslconvert.converter.passes.fast import fast_form
+from aslconvert.converter.passes.parameters import put_buffer, put_parameter
 from aslconvert.converter.search.candidates import row_grid, stand_in
 
 ROUNDS = 7
@@ -21,6 +25,17 @@ MIN_TIME = 0.004
 
 Costs = dict[int | None, float]
 """Milliseconds by rows; None is the kept convolution."""
+
+NO_GAIN = "no_gain"
+"""Reason code of a site that no candidate makes measurably faster."""
+
+
+@dataclass(frozen=True)
+class SiteCosts:
+    """Latency by site and candidate, and per site that the gate keeps, why: ``kept`` maps names to sentences."""
+
+    costs: dict[str, Costs]
+    kept: dict[str, str]
 
 
 def input_shapes(
@@ -34,10 +49,11 @@ def input_shapes(
     return {site.name: recorder.shapes[nodes[site.node].args[0]] for site in sites}
 
 
-def site_costs(
-    gm: fx.GraphModule, sites: Sequence[ConvSite], inputs: tuple[Tensor, ...], *, seed: int
-) -> dict[str, Costs]:
-    """Latency of the kept convolution (eager torch) and of each row count (fused op), per call of the site.
+def site_costs(gm: fx.GraphModule, sites: Sequence[ConvSite], inputs: tuple[Tensor, ...], *, seed: int) -> SiteCosts:
+    """Latency of the kept convolution (eager torch) and of each row count (fast form), per call of the site.
+
+    The gate keeps a site unless some candidate with fewer rows than all taps is faster than the convolution with 95 %
+    confidence, over rounds in which both were timed. Tied sites are kept only if every one of them is.
 
     A ReLU that alone reads the convolution is counted on both sides, as the fused op takes it along. Sites of equal
     shape and geometry are measured once; row counts lie on the line through the probed ones.
@@ -48,7 +64,7 @@ def site_costs(
     kinds: dict[str, tuple[Any, ...]] = {}
     for site in sites:
         relu = _only_relu(nodes[site.node])
-        kinds[site.name] = (shapes[site.name], site.out_channels, site.geometry, site.dtype, relu)
+        kinds[site.name] = (shapes[site.name], site.out_channels, site.groups, site.geometry, site.dtype, relu)
     representatives: dict[tuple[Any, ...], ConvSite] = {}
     for site in sites:
         representatives.setdefault(kinds[site.name], site)
@@ -59,6 +75,7 @@ def site_costs(
             runners[f"{index}:{rows}"] = _rows_runner(site, x, rows, relu=kind[-1], seed=seed)
     timed = measure(runners, rounds=ROUNDS, min_time=MIN_TIME, seed=seed)
     by_kind: dict[tuple[Any, ...], Costs] = {}
+    gated: dict[tuple[Any, ...], str] = {}
     for index, (kind, site) in enumerate(representatives.items()):
         probed = {rows: timed[f"{index}:{rows}"].p50_ms for rows in row_grid(site, probed=True)}
         exact = row_grid(site)[-1]
@@ -67,7 +84,29 @@ def site_costs(
         costs[exact] = probed[exact]
         costs[None] = timed[f"{index}:keep"].p50_ms
         by_kind[kind] = costs
-    return {site.name: by_kind[kinds[site.name]] for site in sites}
+        trials = {rows: timed[f"{index}:{rows}"] for rows in probed if rows != exact}
+        reason = gate(timed[f"{index}:keep"], trials)
+        if reason is not None:
+            gated[kind] = reason
+    paying = {site.key for site in sites if kinds[site.name] not in gated}
+    return SiteCosts(
+        costs={site.name: by_kind[kinds[site.name]] for site in sites},
+        kept={site.name: gated[kinds[site.name]] for site in sites if site.key not in paying},
+    )
+
+
+def gate(keep: Latency, trials: Mapping[int, Latency]) -> str | None:
+    """Why a site is kept: no trial (latency by rows) is measurably faster than ``keep``; None when one is."""
+    if not trials:
+        return "Its kernel has too few taps for a form with fewer rows than all of them."
+    best = min(trials, key=lambda rows: trials[rows].p50_ms)
+    gain = ratio(keep, trials[best])
+    if gain.ci_low > 1.0:
+        return None
+    return (
+        f"{best} shifted rows take {trials[best].p50_ms:.3f} ms, the convolution {keep.p50_ms:.3f} ms "
+        f"(ratio {gain.ci_low:.2f} .. {gain.ci_high:.2f})."
+    )
 
 
 def linear_cost(known: Mapping[int, float]) -> tuple[float, float]:
@@ -101,7 +140,8 @@ def _only_relu(node: fx.Node) -> bool:
 
 def _keep_runner(site: ConvSite, x: Tensor, *, relu: bool) -> Callable[[], Any]:
     geometry = site.geometry
-    weight = torch.randn(site.out_channels, site.in_channels, *geometry.kernel, dtype=site.dtype)
+    weight = torch.randn(site.out_channels, site.in_channels // site.groups, *geometry.kernel, dtype=site.dtype)
+    convolve = CONV_BY_AXES[len(geometry.kernel)]
     bias = torch.zeros(site.out_channels, dtype=site.dtype)
     pads = [p for before, after in zip(geometry.padding_before[::-1], geometry.padding_after[::-1], strict=True)
             for p in (before, after)]  # fmt: skip
@@ -110,20 +150,31 @@ def _keep_runner(site: ConvSite, x: Tensor, *, relu: bool) -> Callable[[], Any]:
     def run() -> Any:
         with torch.inference_mode():
             source = x if symmetric else torch.nn.functional.pad(x, pads)
-            padding = list(geometry.padding_before) if symmetric else 0
-            y = torch.nn.functional.conv2d(source, weight, bias, geometry.stride, padding, geometry.dilation)
+            padding = list(geometry.padding_before) if symmetric else [0] * len(geometry.kernel)
+            y = convolve(source, weight, bias, geometry.stride, padding, geometry.dilation, site.groups)
             return torch.relu(y) if relu else y
 
     return run
 
 
 def _rows_runner(site: ConvSite, x: Tensor, rows: int, *, relu: bool, seed: int) -> Callable[[], Any]:
+    """The candidate by itself, in the form that a converted network would run it in."""
     block = stand_in(site, rows, seed=seed)
-    weight, bias = block.weight.to(site.dtype), None if block.bias is None else block.bias.to(site.dtype)
-    stride, delta = list(site.geometry.stride), list(site.geometry.delta)
-
-    def run() -> Any:
-        with torch.inference_mode():
-            return torch.ops.asl.shift_pointwise(x, block.shift, block.source, weight, bias, stride, delta, relu)
-
-    return run
+    one = [1] * len(site.geometry.kernel)
+    root, graph = nn.Module(), fx.Graph()
+    put_parameter(root, "shift", block.shift)
+    put_buffer(root, "source", block.source)
+    put_parameter(root, "weight", block.weight.to(site.dtype).reshape(*block.weight.shape, *one))
+    put_parameter(root, "bias", torch.zeros(site.out_channels, dtype=site.dtype))
+    image = graph.placeholder("x")
+    shift, source, weight, bias = (graph.get_attr(name) for name in ("shift", "source", "weight", "bias"))
+    call = (image, shift, source, list(site.geometry.stride), list(site.geometry.delta))
+    shifted = graph.call_function(torch.ops.asl.active_shift.default, call)
+    mixed = graph.call_function(
+        CONV_BY_AXES[len(one)], (shifted, weight, bias, one, [0] * len(one), one, site.row_groups)
+    )
+    out = (x.shape[0], site.out_channels, *site.geometry.output_size(tuple(x.shape[2:])))
+    for node, shape in ((image, tuple(x.shape)), (shifted, (out[0], rows, *out[2:])), (mixed, out)):
+        node.meta.update(shape=shape, dtype=site.dtype)
+    graph.output(graph.call_function(aten.relu.default, (mixed,)) if relu else mixed)
+    return torch_runner(fast_form(fx.GraphModule(root, graph)), [x])

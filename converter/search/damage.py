@@ -12,11 +12,10 @@ from torch import Tensor, fx
 
 from aslconvert.converter.data.metrics import flatten
 from aslconvert.converter.fit.dictionary import build_dictionary
-from aslconvert.converter.fit.layerwise import POSITION_STRIDE, apply_block
+from aslconvert.converter.fit.layerwise import apply_block, site_statistics
 from aslconvert.converter.fit.pure import PureInterpreter
 from aslconvert.converter.fit.rows import Block
-from aslconvert.converter.fit.solve import choose_rows, solve_block
-from aslconvert.converter.fit.statistics import TapStatistics
+from aslconvert.converter.fit.solve import order_rows, solve_rows
 from aslconvert.converter.fit.walk import DEFAULT_LIMIT_BYTES, TwinWalk
 from aslconvert.converter.ir.site import ConvSite
 from aslconvert.converter.search.candidates import row_grid
@@ -46,17 +45,17 @@ def site_damage(
     def visitor(site: ConvSite) -> Callable[[fx.Node], None]:
         def visit(node: fx.Node) -> None:
             grid = row_grid(site, probed=True)
-            statistics = TapStatistics(site.geometry, position_stride=POSITION_STRIDE)
+            statistics = site_statistics(site)
             for x, y in walk.pairs(node):
                 statistics.update(x, y)
             dictionary = build_dictionary(site.geometry)
             weighting = None if importance is None else importance.get(site.name)
             most = max((rows for rows in grid[:-1]), default=0)
-            order = choose_rows(statistics, dictionary, rows=most, weighting=weighting) if most else None
+            order = order_rows(statistics, dictionary, rows=most, weighting=weighting) if most else None
             found: Damage = {grid[-1]: 0.0}
             for rows in grid[:-1]:
                 if order is not None:
-                    block, _ = solve_block(statistics, dictionary, order.channel[:rows], order.atom[:rows])
+                    block, _ = solve_rows(statistics, dictionary, order, rows=rows)
                     found[rows] = tail.error(site, node, block)
             probed[site.name] = found
             if on_site is not None:

@@ -22,13 +22,13 @@ Plan = dict[str, int | None]
 def candidates_of(
     sites: Sequence[ConvSite], costs: Mapping[str, Costs], damage: Mapping[str, Damage]
 ) -> dict[str, list[Candidate]]:
-    """Candidates by site key; tied sites are chosen together, their costs added."""
+    """Candidates by site key; tied sites are chosen together, their costs added. A site without damage is kept."""
     grouped: dict[str, list[ConvSite]] = {}
     for site in sites:
         grouped.setdefault(site.key, []).append(site)
     table: dict[str, list[Candidate]] = {}
     for key, members in grouped.items():
-        options: list[int | None] = [None, *sorted(damage[members[0].name])]
+        options: list[int | None] = [None, *sorted(damage.get(members[0].name, {}))]
         table[key] = [
             Candidate(
                 rows=rows,

@@ -13,7 +13,13 @@ from aslconvert.cli.main import main
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 5), nn.ReLU()]
+    layers = [
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, groups=8),
+        nn.Conv2d(8, 8, 5),
+        nn.Conv2d(8, 8, 1),
+    ]
     net = nn.Sequential(*layers).eval()
     path = tmp_path_factory.mktemp("inspect") / "model.pt2"
     torch.export.save(torch.export.export(net, (torch.zeros(1, 3, 12, 12),)), path)
@@ -24,7 +30,12 @@ def test_every_convolution_is_listed_with_its_reason(model: Path, capfd: pytest.
     assert main(["inspect", str(model), "--keep", "3*", "--json"]) == 0
     report = json.loads(capfd.readouterr().out)
     actions = {site["name"]: (site["action"], site["reason"]) for site in report["sites"]}
-    assert actions == {"0": ("asl", ""), "2": ("keep", "depthwise"), "3": ("keep", "kept_by_user")}
+    assert actions == {
+        "0": ("asl", ""),
+        "2": ("asl", ""),
+        "3": ("keep", "kept_by_user"),
+        "4": ("keep", "pointwise"),
+    }
     assert report["predicted_gain"] > 1
     assert report["data"] is None
 
@@ -39,7 +50,7 @@ def test_it_shows_what_the_model_would_see(model: Path, tmp_path: Path, capfd: p
     assert sum(seen["samples"].values()) == 40
     assert main(["inspect", str(model), "--data", str(data)]) == 0
     page = capfd.readouterr().out
-    assert "depthwise" in page
+    assert "pointwise" in page
     assert "12x12" in page
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from aslconvert.converter.fit.rows import Block, all_taps
-from aslconvert.converter.ir.graph import attribute, find_sites
+from aslconvert.converter.fit.layerwise import exact_block
+from aslconvert.converter.fit.rows import Block
+from aslconvert.converter.ir.graph import find_sites
 from aslconvert.converter.ir.load import export_model
 
 
@@ -65,14 +66,7 @@ def exported(nets: ModuleType, demosaicker: ModuleType) -> Callable[[str], tuple
 
 def _blocks(gm: fx.GraphModule) -> dict[str, Block]:
     sites, _ = find_sites(gm)
-    return {
-        site.name: all_taps(
-            site.geometry,
-            attribute(gm, site.weight_target),
-            None if site.bias_target is None else attribute(gm, site.bias_target),
-        )
-        for site in sites
-    }
+    return {site.name: exact_block(gm, site) for site in sites}
 
 
 @pytest.fixture(scope="session")
@@ -86,12 +80,14 @@ def _random_blocks(gm: fx.GraphModule, *, rows: float = 1.25, seed: int = 0) -> 
     sites, _ = find_sites(gm)
     blocks = {}
     for site in sites:
-        count = max(1, int(rows * site.in_channels))
+        groups, axes = site.row_groups, len(site.geometry.kernel)
+        each, inner = max(1, int(rows * site.in_channels / groups)), site.in_channels // groups
         lowest = -torch.tensor(site.geometry.padding_before)
+        source = torch.randint(inner, (groups, each), generator=generator) + torch.arange(groups)[:, None] * inner
         blocks[site.name] = Block(
-            source=torch.randint(site.in_channels, (count,), generator=generator),
-            shift=torch.rand(count, 2, generator=generator) * 3 - 0.5 + lowest,
-            weight=torch.randn(site.out_channels, count, generator=generator) / count**0.5,
+            source=source.flatten(),
+            shift=torch.rand(groups * each, axes, generator=generator) * 3 - 0.5 + lowest,
+            weight=torch.randn(site.out_channels, each, generator=generator) / each**0.5,
             bias=torch.randn(site.out_channels, generator=generator) * 0.1,
         )
     return blocks

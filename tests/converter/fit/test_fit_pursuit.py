@@ -10,7 +10,7 @@ from torch import Tensor
 
 from aslconvert.converter.fit.dictionary import Dictionary, build_dictionary
 from aslconvert.converter.fit.pursuit import Pursuit, pursue
-from aslconvert.converter.fit.solve import choose_rows, fit_block, solve_block
+from aslconvert.converter.fit.solve import fit_block, order_rows, solve_block
 from aslconvert.converter.fit.statistics import TapStatistics, gather_taps
 from aslconvert.converter.ir.site import Geometry
 
@@ -43,8 +43,9 @@ def scene(seed: int, *, channels: int = 2) -> tuple[Tensor, Tensor, TapStatistic
 
 
 def pursuit_of(statistics: TapStatistics, dictionary: Dictionary, rows: int) -> Pursuit:
-    energy = float(statistics.target_variance.sum())
-    return pursue(statistics.covariance, statistics.cross, energy, dictionary, rows=rows)
+    moments = statistics.moments()
+    energy = float(moments.target_variance.sum())
+    return pursue(moments.covariance, moments.cross, energy, dictionary, rows=rows)
 
 
 @settings(max_examples=15, deadline=None)
@@ -105,7 +106,7 @@ def test_dead_channels_and_a_dead_target_do_no_harm() -> None:
 def test_weights_and_bias_are_the_least_squares_solution(seed: int, rows: int) -> None:
     x, y, statistics, dictionary = scene(seed)
     pursuit = pursuit_of(statistics, dictionary, rows)
-    block, error = solve_block(statistics, dictionary, pursuit.channel, pursuit.atom, ridge=0.0)
+    block, error = solve_block(statistics.moments(), dictionary, pursuit.channel, pursuit.atom, ridge=0.0)
     taps = gather_taps(x, GEOMETRY).double().view(x.shape[1], GEOMETRY.taps, -1)
     atom = {tuple(row): a for a, row in enumerate(dictionary.shift.tolist())}
     picked = [atom[tuple(row)] for row in block.shift.double().tolist()]
@@ -128,6 +129,6 @@ def test_the_weighting_draws_the_rows_to_the_outputs_that_matter() -> None:
     statistics = TapStatistics(GEOMETRY)
     statistics.update(x, y)
     dictionary = build_dictionary(GEOMETRY)
-    assert choose_rows(statistics, dictionary, rows=1).channel.tolist() == [1]
+    assert order_rows(statistics, dictionary, rows=1)[0].channel.tolist() == [1]
     weighting = torch.diag(torch.tensor([10.0, 0.1], dtype=torch.float64))
-    assert choose_rows(statistics, dictionary, rows=1, weighting=weighting).channel.tolist() == [0]
+    assert order_rows(statistics, dictionary, rows=1, weighting=weighting)[0].channel.tolist() == [0]

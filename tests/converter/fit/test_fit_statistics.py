@@ -48,10 +48,11 @@ def test_moments_are_those_of_taps_read_pixel_by_pixel(
     target = y.transpose(0, 1).flatten(1).double()
     u, v = taps - taps.mean(1, keepdim=True), target - target.mean(1, keepdim=True)
     assert statistics.count == taps.shape[1]
-    torch.testing.assert_close(statistics.tap_mean, taps.mean(1), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(statistics.covariance, u @ u.T / taps.shape[1], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(statistics.cross, u @ v.T / taps.shape[1], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(statistics.target_variance, v.square().mean(1), atol=1e-5, rtol=1e-4)
+    moments = statistics.moments()
+    torch.testing.assert_close(moments.tap_mean, taps.mean(1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(moments.covariance, u @ u.T / taps.shape[1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(moments.cross, u @ v.T / taps.shape[1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(moments.target_variance, v.square().mean(1), atol=1e-5, rtol=1e-4)
 
 
 def test_taps_times_weights_are_the_convolution() -> None:
@@ -74,7 +75,7 @@ def test_thinning_reads_other_positions_in_each_batch_and_leaves_small_batches_w
         thinned.update(x, x)
     # Three batches with three different first positions: every position has been read exactly once.
     assert thinned.count == size * size
-    assert thinned.tap_mean.item() == pytest.approx(x.mean().item())
+    assert thinned.moments().tap_mean.item() == pytest.approx(x.mean().item())
     small = TapStatistics(geometry, position_stride=3)
     small.update(x[..., :8, :8], x[..., :8, :8])
     assert small.count == 64
@@ -83,6 +84,6 @@ def test_thinning_reads_other_positions_in_each_batch_and_leaves_small_batches_w
 def test_what_does_not_fit_together_is_refused() -> None:
     statistics = TapStatistics(Geometry((3, 3), (1, 1), (1, 1), (1, 1), (1, 1)))
     with pytest.raises(ValueError, match="no batch"):
-        _ = statistics.covariance
+        statistics.moments()
     with pytest.raises(ValueError, match="positions"):
         statistics.update(torch.randn(1, 2, 8, 8), torch.randn(1, 2, 7, 8))

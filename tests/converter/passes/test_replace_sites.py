@@ -54,7 +54,9 @@ def test_tied_sites_stay_tied(exported: Exported, random_blocks: Blocks) -> None
     converted = replace_sites(gm, {"tied": blocks["tied"], "loop": blocks["loop"]})
     shifts = [node for node in converted.graph.nodes if node.target is torch.ops.asl.active_shift.default]
     assert [str(node.args[1].target) for node in shifts] == ["twin_asl.shift"] * 2 + ["loop.shift"] * 2
-    assert [site.name for site in find_sites(converted)[0]] == ["first", "wide", "even", "kernel", "strided"]
+    assert [site.name for site in find_sites(converted)[0]] == [
+        *("first", "wide", "even", "kernel", "grouped", "depthwise", "strided")
+    ]
     assert "wide.weight" in converted.state_dict(), "the site 'wide' still reads the shared weight"
 
 

@@ -57,9 +57,14 @@ def test_fits_and_plans_come_back_as_they_were(tmp_path: Path) -> None:
 
     assert load_plans(state) is None
     plans = [Planned(id="x2.00", plan={"a": 16, "b": None}, target=2.0, expected=2.1)]
-    found = Survey(costs={"a": {None: 2.0, 16: 1.0}}, damage={"a": {16: 0.5}}, importance={})
+    found = Survey(
+        costs={"a": {None: 2.0, 16: 1.0}, "b": {None: 1.0, 16: 2.0}},
+        kept={"b": "Slower."},
+        damage={"a": {16: 0.5}},
+        importance={},
+    )
     store_plans(state, plans, found)
-    assert load_plans(state) == (plans, found.costs, found.damage)
+    assert load_plans(state) == (plans, found)
 
 
 @pytest.mark.parametrize("most", [1.1, 1.5, 2.7, 9.0])
