@@ -15,6 +15,9 @@ from aslconvert.converter.fit.statistics import Moments, TapStatistics
 RIDGE = 1e-6
 """Ridge relative to the mean variance of the chosen rows: enough to keep dead channels from being blown up."""
 
+FLAT = 4e-6
+"""Moments are products in float32: a variance below this share of the squared mean is rounding, and the row constant."""
+
 
 def fit_block(
     statistics: TapStatistics,
@@ -114,6 +117,7 @@ def solve_block(
     damped = rows_cov + torch.eye(len(channel), dtype=rows_cov.dtype) * (
         ridge * rows_cov.diagonal().mean() + torch.finfo(torch.float32).tiny
     )
+    rows_cross = rows_cross * (rows_cov.diagonal() > FLAT * rows_mean.square())[:, None]
     weight = torch.linalg.solve(damped, rows_cross).T
     bias = moments.target_mean - weight @ rows_mean
     explained = 2 * (weight * rows_cross.T).sum() - ((weight @ rows_cov) * weight).sum()

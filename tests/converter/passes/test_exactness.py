@@ -1,20 +1,24 @@
 """All taps of every channel as rows are the original convolution: the one test that everything rests on."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
+from aslconvert.converter.fit.layerwise import apply_block, exact_block
 from aslconvert.converter.fit.rows import Block, all_taps
 from aslconvert.converter.ir.graph import aten, find_sites, graph_module
+from aslconvert.converter.passes.fast import fast_form
 from aslconvert.converter.passes.fold_batch_norm import fold_batch_norm
 from aslconvert.converter.passes.fuse import fuse
 from aslconvert.converter.passes.lower import lower
 from aslconvert.converter.passes.replace_sites import replace_sites
+from aslconvert.converter.search.candidates import stand_in
 
 Exported = Callable[[str], tuple[nn.Module, ExportedProgram]]
 LIMIT = 1e-5  # float32 sums of a few hundred numbers, in another order
@@ -37,7 +41,7 @@ def test_all_taps_as_rows_reproduce_the_original(
     with torch.no_grad():
         expected = model(x)
         assert difference(gm(x), expected) <= LIMIT
-        for form in (converted, folded, lower(converted), lower(folded), fuse(folded)):
+        for form in (converted, folded, lower(converted), lower(folded), fast_form(folded)):
             assert difference(form(x), expected) <= LIMIT
 
 
@@ -50,7 +54,9 @@ def _one_conv(
     root.conv.bias = None if bias is None else nn.Parameter(bias)
     x = graph.placeholder("x")
     parameters = [graph.get_attr("conv.weight"), None if bias is None else graph.get_attr("conv.bias")]
-    conv = graph.call_function(aten.conv2d.default, (x, *parameters, *arguments))
+    overload = "padding" if isinstance(arguments[1], str) else "default"
+    convolve = getattr(getattr(aten, f"conv{weight.dim() - 2}d"), overload)
+    conv = graph.call_function(convolve, (x, *parameters, *arguments))
     graph.output(conv)
     gm = fx.GraphModule(root, graph)
     x.meta["shape"], conv.meta["dtype"] = shape, weight.dtype
@@ -58,28 +64,59 @@ def _one_conv(
     return gm
 
 
-side = st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(1, 3), st.integers(0, 4))
+@st.composite
+def convolutions(draw: st.DrawFn) -> tuple[fx.GraphModule, tuple[int, ...]]:
+    """A graph of one convolution and its input's shape: 1 to 3 axes, dense, grouped or depthwise, any geometry."""
+    axes = draw(st.integers(1, 3))
+
+    def each(low: int, high: int) -> list[int]:
+        return draw(st.lists(st.integers(low, high), min_size=axes, max_size=axes))
+
+    kernel, dilation = each(1, 5 if axes < 3 else 3), each(1, 3 if axes < 3 else 2)
+    assume(max(kernel) > 1)
+    groups, inner, outer = draw(st.sampled_from([1, 2, 3, 5])), draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    padding = draw(st.sampled_from(["same", "valid"]) | st.just(each(0, 4)))
+    stride = [1] * axes if padding == "same" else each(1, 3)
+    size = each(13, 16) if axes < 3 else each(6, 8)
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
+    weight = torch.randn(groups * outer, inner, *kernel, generator=generator, dtype=torch.float64)
+    bias = torch.randn(groups * outer, generator=generator, dtype=torch.float64) if draw(st.booleans()) else None
+    shape = (2, groups * inner, *size)
+    return _one_conv(weight, bias, (stride, padding, dilation, groups), shape), shape
 
 
-@settings(max_examples=30, deadline=None)
-@given(side, side, st.booleans(), st.integers(13, 16), st.integers(13, 16))
-def test_one_convolution_of_any_geometry_is_reproduced(
-    rows: tuple[int, int, int, int], columns: tuple[int, int, int, int], has_bias: bool, height: int, width: int
-) -> None:
-    kernel, stride, dilation, padding = ([a, b] for a, b in zip(rows, columns, strict=True))
-    if kernel == [1, 1]:
-        return
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(3, 2, *kernel, generator=generator, dtype=torch.float64)
-    bias = torch.randn(3, generator=generator, dtype=torch.float64) if has_bias else None
-    gm = _one_conv(weight, bias, (stride, padding, dilation), (2, 2, height, width))
+@settings(max_examples=60, deadline=None)
+@given(convolutions())
+def test_one_convolution_of_any_kind_and_geometry_is_reproduced(made: tuple[fx.GraphModule, tuple[int, ...]]) -> None:
+    gm, shape = made
     (site,), refusals = find_sites(gm)
     assert not refusals
-    converted = replace_sites(gm, {site.name: all_taps(site.geometry, weight, bias)})
-    x = torch.randn(2, 2, height, width, generator=generator, dtype=torch.float64)
+    block = exact_block(gm, site)
+    assert block.rows == site.exact_rows
+    assert block.groups == site.row_groups
+    converted = replace_sites(gm, {site.name: block})
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     with torch.no_grad():
-        for form in (converted, lower(converted)):
+        for form in (converted, lower(converted), fuse(converted), fast_form(converted)):
             torch.testing.assert_close(form(x), gm(x), rtol=1e-12, atol=1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(convolutions(), st.integers(1, 3), st.integers(0, 99))
+def test_few_rows_between_pixels_are_the_same_in_every_form(
+    made: tuple[fx.GraphModule, tuple[int, ...]], each: int, seed: int
+) -> None:
+    gm, shape = made
+    (site,), _ = find_sites(gm)
+    block = stand_in(site, each * site.in_channels, seed=seed)
+    bias = torch.randn(site.out_channels, dtype=torch.float64)
+    block = replace(block, weight=block.weight.double(), shift=block.shift.double(), bias=bias)
+    converted = replace_sites(gm, {site.name: block})
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    with torch.no_grad():
+        expected = apply_block(block, site, x)
+        for form in (converted, lower(converted), fast_form(converted)):
+            torch.testing.assert_close(form(x), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -32,17 +32,19 @@ pixels = st.floats(-3, 3, width=32) | st.integers(-3, 3).map(float) | st.sampled
 
 @settings(max_examples=30, deadline=None)
 @given(
-    st.lists(st.tuples(pixels, pixels), min_size=1, max_size=6),
-    st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    st.tuples(st.integers(-4, 3), st.integers(-4, 3)),
+    st.integers(1, 3),
+    st.lists(st.tuples(pixels, pixels, pixels), min_size=1, max_size=6),
+    st.tuples(*[st.integers(1, 3)] * 3),
+    st.tuples(*[st.integers(-4, 3)] * 3),
 )
 def test_a_depthwise_convolution_is_the_shift(
-    shifts: list[tuple[float, float]], stride: tuple[int, int], delta: tuple[int, int]
+    axes: int, shifts: list[tuple[float, ...]], stride: tuple[int, ...], delta: tuple[int, ...]
 ) -> None:
-    shift = torch.tensor(shifts, dtype=torch.float64)
-    x = torch.randn(2, len(shifts), 9, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    shift, stride, delta = torch.tensor(shifts, dtype=torch.float64)[:, :axes], stride[:axes], delta[:axes]
+    x = torch.randn(2, len(shifts), *(9, 8, 7)[:axes], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     kernel, padding, dilation = depthwise_taps(shift, delta)
-    lowered = F.conv2d(x, kernel, None, stride, padding, dilation, len(shifts))
+    convolve = (F.conv1d, F.conv2d, F.conv3d)[axes - 1]
+    lowered = convolve(x, kernel, None, stride, padding, dilation, len(shifts))
     torch.testing.assert_close(lowered, torch.ops.asl.active_shift(x, shift, None, stride, delta), rtol=0, atol=1e-12)
 
 
