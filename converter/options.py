@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, cast, get_args
 
 from aslconvert.converter.errors import UsageError
@@ -17,6 +18,10 @@ DEFAULT_SEED = 0
 
 DEVICES = ("cpu", "cuda")
 """Where the conversion runs and latency is measured."""
+
+ARTIFACTS = ("portable", "fast", "trainable", "onnx", "int8", "weights", "code", "aoti")
+DEFAULT_ARTIFACTS = ("portable", "fast", "trainable", "onnx", "weights", "code")
+"""Without the two that take long or lose accuracy."""
 
 Channels = Literal["rgb", "bgr", "gray"]
 
@@ -75,6 +80,15 @@ class ConvertOptions:
     heal_crop: Crop | None = None
     """Heal on crops instead of whole samples; the multiple keeps a mosaic's phase."""
 
+    artifacts: tuple[str, ...] = DEFAULT_ARTIFACTS
+    """Kinds of artifact to write, of ``ARTIFACTS``."""
+    heal_steps: int | None = None
+    """Steps of healing for each variant, instead of time: what the clock does not decide can be repeated."""
+    plan: Path | None = None
+    """A ``plan.json`` of an earlier run: its plans, steps and choice instead of measuring."""
+    dump_passes: Path | None = None
+    """Where every pass writes the graph before and after it."""
+
     def __post_init__(self) -> None:
         if self.max_drop is not None and self.min_speedup is not None:
             raise UsageError(
@@ -85,6 +99,12 @@ class ConvertOptions:
         _require(_above(self.budget_seconds, 0.0), "budget", "must be above 0")
         _require(self.device in DEVICES, "device", f"must be one of {', '.join(DEVICES)}")
         _require(self.threads is None or self.threads >= 1, "threads", "must be 1 or more")
+        _require(
+            bool(self.artifacts) and set(self.artifacts) <= set(ARTIFACTS),
+            "artifacts",
+            f"must be of {', '.join(ARTIFACTS)}",
+        )
+        _require(self.heal_steps is None or self.heal_steps >= 0, "heal_steps", "must be 0 or more")
         _require(self.batch is None or self.batch >= 1, "batch", "must be 1 or more")
         _require(0 <= self.seed < 2**63, "seed", "must be between 0 and 2^63 - 1")
         _require(self.size is None or min(self.size) >= 1, "size", "must be 1 or more in both directions")
@@ -158,6 +178,22 @@ def parse_numbers(text: str) -> tuple[float, ...]:
         UsageError: one of them is not a finite number.
     """
     return tuple(parse_number(part.strip()) for part in text.split(","))
+
+
+def parse_artifacts(text: str) -> tuple[str, ...]:
+    """The kinds of ``portable,onnx``; ``default`` and ``all`` stand for several, as in ``default,int8``.
+
+    Raises:
+        UsageError: one of them is not a kind of artifact, or there is none.
+    """
+    groups = {"default": DEFAULT_ARTIFACTS, "all": ARTIFACTS}
+    names = [part.strip().lower() for part in text.split(",") if part.strip()]
+    unknown = [name for name in names if name not in groups and name not in ARTIFACTS]
+    if unknown or not names:
+        told = f"No kind of artifact is called {', '.join(unknown)}." if unknown else "No kind of artifact is named."
+        raise UsageError("bad_artifacts", told, hint=f"Known: default, all, {', '.join(ARTIFACTS)}.")
+    wanted = {kind for name in names for kind in groups.get(name, (name,))}
+    return tuple(kind for kind in ARTIFACTS if kind in wanted)
 
 
 def parse_channels(text: str) -> Channels:

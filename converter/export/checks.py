@@ -15,15 +15,12 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from aslconvert.converter.errors import InternalError
+from aslconvert.converter.export.kinds import KINDS
 from aslconvert.converter.ir.dims import example_of
 from aslconvert.converter.ir.quiet import quiet
 
-TOLERANCES = {"portable": 5e-5, "fast": 5e-5, "onnx": 2e-4}
-"""Allowed difference relative to the largest output: float32 sums in another order (six times what 23 networks
-showed at most), and for ONNX the reordered and fused sums of another library on top."""
-
 LOW_PRECISION_TOLERANCE = 3e-2
-"""The same for bfloat16 and float16, whose unit of rounding is 2^-8 and 2^-11."""
+"""Allowed difference, relative to the largest output, of bfloat16 and float16: they round at 2^-8 and 2^-11."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ def tolerance(kind: str, cases: tuple[Case, ...]) -> float:
     floats = [output for case in cases for output in case.outputs if output.is_floating_point() and output.numel()]
     largest = max((float(output.abs().nan_to_num(0, 0, 0).max()) for output in floats), default=0.0)
     low = any(output.dtype in (torch.bfloat16, torch.float16) for output in floats)
-    return max((LOW_PRECISION_TOLERANCE if low else TOLERANCES[kind]) * largest, 1e-12)
+    return max((LOW_PRECISION_TOLERANCE if low else KINDS[kind].tolerance) * largest, 1e-12)
 
 
 def describe(cases: tuple[Case, ...]) -> tuple[bytes, list[dict[str, Any]]]:

@@ -12,17 +12,19 @@ from typing import Any
 
 from aslconvert.converter.errors import InfrastructureError, UsageError, VerificationFailed
 from aslconvert.converter.export import reload
+from aslconvert.converter.export.kinds import KINDS, PLAIN, WITH_PACKAGE
 from aslconvert.converter.export.write import MANIFEST
 
 TIMEOUT_S = 600
-PROCESSES = ((("portable", "onnx", "weights"), False), (("fast",), True))
-"""Kinds of artifact that share a fresh process, and whether it may import aslconvert."""
+SUMS = "SHA256SUMS"
+"""The hashes of all files of a conversion, in the form that sha256sum reads."""
 
 
 def verify_dir(folder: str | Path) -> list[dict[str, Any]]:
-    """[{path, kind, sha256, max_abs_diff, tolerance, reloaded}] of every artifact in ``folder``.
+    """[{path, kind, sha256, max_abs_diff, tolerance, reloaded, checks, notes}] of every artifact in ``folder``.
 
-    The portable, ONNX and weights files are reloaded where aslconvert cannot be imported. Raises
+    ``checks`` gives the greatest difference by where it ran; ``kinds.KINDS`` says which kinds are reloaded where
+    aslconvert cannot be imported. Where SHA256SUMS lists more files, their hashes are compared too. Raises
     VerificationFailed naming each artifact that is missing, changed, unreadable or off, and UsageError for a folder
     without artifacts.
     """
@@ -47,18 +49,47 @@ def check_dir(folder: str | Path) -> list[dict[str, Any]]:
             "check_changed", f"'{check.name}' is missing or was changed.", hint="Convert the model again."
         )
     results = [_start(folder, artifact) for artifact in manifest["artifacts"]]
+    results += _listed(folder, {result["path"] for result in results})
     sound = {result["path"] for result in results if not result["error"]}
     trusted = {**manifest, "artifacts": [a for a in manifest["artifacts"] if a["path"] in sound]}
-    needed = [item for item in PROCESSES if any(artifact["kind"] in item[0] for artifact in trusted["artifacts"])]
-    answers: dict[str, Any] = {}
-    with ThreadPoolExecutor(max_workers=len(PROCESSES)) as pool:
+    needed = [
+        (names, process == WITH_PACKAGE)
+        for process in (PLAIN, WITH_PACKAGE)
+        if (names := _kinds_of(trusted["artifacts"], process))
+    ]
+    answers: dict[str, list[dict[str, Any]]] = {}
+    with ThreadPoolExecutor(max_workers=2) as pool:
         # Most of their time goes into importing torch, so they start side by side.
         for given in pool.map(lambda item: _fresh_process(folder, trusted, item[0], with_package=item[1]), needed):
-            answers.update(given)
+            for path, answer in given.items():
+                answers.setdefault(path, []).append(answer)
     for result in results:
-        if result["path"] in answers:
-            _judge(result, answers[result["path"]])
+        for answer in answers.get(result["path"], []):
+            _judge(result, answer)
     return results
+
+
+def _kinds_of(artifacts: list[dict[str, Any]], process: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(a["kind"] for a in artifacts if process in KINDS[a["kind"]].processes))
+
+
+def _listed(folder: Path, known: set[str]) -> list[dict[str, Any]]:
+    """What is wrong with the files that SHA256SUMS lists besides the artifacts."""
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise VerificationFailed("bad_sums", f"'{folder / SUMS}' cannot be read: {error}.") from error
+    wrong = []
+    for line in lines:
+        digest, _, name = line.partition("  ")
+        if name in known or Path(name).name != name:
+            continue
+        found = _start(folder, {"path": name, "kind": "file", "sha256": digest, "tolerance": 0.0})
+        if found["error"]:
+            wrong.append(found)
+    return wrong
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -67,7 +98,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(path.read_text())
         if manifest["version"] != 1:
             raise ValueError(f"version {manifest['version']} is not known")
-        _ = [manifest["check"]["cases"], [(a["path"], a["kind"], a["sha256"]) for a in manifest["artifacts"]]]
+        _ = [manifest["check"]["cases"], [(a["path"], a["sha256"], KINDS[a["kind"]]) for a in manifest["artifacts"]]]
     except FileNotFoundError as error:
         raise UsageError(
             "no_artifacts", f"'{folder}' holds no {MANIFEST}.", hint="Give the folder that convert wrote."
@@ -91,6 +122,8 @@ def _start(folder: Path, artifact: dict[str, Any]) -> dict[str, Any]:
         "max_abs_diff": None,
         "tolerance": artifact["tolerance"],
         "reloaded": False,
+        "checks": {},
+        "notes": list(artifact.get("notes", ())),
         "code": code,
         "error": error,
     }
@@ -99,11 +132,17 @@ def _start(folder: Path, artifact: dict[str, Any]) -> dict[str, Any]:
 def _judge(result: dict[str, Any], answer: dict[str, Any]) -> None:
     if "error" in answer:
         result["code"], result["error"] = "artifact_unreadable", f"does not run after a reload: {answer['error']}"
+        result["reloaded"] = False
         return
-    result["reloaded"], result["max_abs_diff"] = True, answer["max_abs_diff"]
-    if answer["max_abs_diff"] > result["tolerance"]:
+    result["checks"].update(answer["checks"])
+    result["notes"] += answer["notes"]
+    result["max_abs_diff"] = max(result["checks"].values())
+    result["reloaded"] = not result["error"]
+    off = {where: value for where, value in answer["checks"].items() if value > result["tolerance"]}
+    if off and not result["error"]:
+        where, value = next(iter(off.items()))
         result["code"] = "artifact_differs"
-        result["error"] = f"is off by {answer['max_abs_diff']:.3g}, allowed are {result['tolerance']:.3g}"
+        result["error"] = f"is off by {value:.3g} in {where}, allowed are {result['tolerance']:.3g}"
 
 
 def _fresh_process(

@@ -1,11 +1,11 @@
-"""Writes the artifacts of a variant: portable and fast .pt2, .onnx, weights, and what they are checked on."""
+"""Writes the artifacts of a variant and what they are checked on."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,26 @@ import torch
 from safetensors.torch import save
 from torch import fx
 from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
 
+from aslconvert.converter.errors import AslconvertError
 from aslconvert.converter.export.atomic import write_file, write_files
 from aslconvert.converter.export.checks import describe, make_cases, tolerance
-from aslconvert.converter.export.onnx import onnx_bytes
-from aslconvert.converter.export.reexport import reexport_like
+from aslconvert.converter.export.code import model_code, named_tensors
+from aslconvert.converter.export.compiled import compiled_bytes
+from aslconvert.converter.export.int8 import int8_bytes, open_session, run_onnx
+from aslconvert.converter.export.kinds import KINDS, complete
+from aslconvert.converter.export.onnx import onnx_bytes, recast
+from aslconvert.converter.ir.graph import copy_graph
 from aslconvert.converter.ir.quiet import quiet
-from aslconvert.converter.passes.fast import fast_form
-from aslconvert.converter.passes.fold_batch_norm import fold_batch_norm
-from aslconvert.converter.passes.lower import lower
+from aslconvert.converter.options import DEFAULT_ARTIFACTS
+from aslconvert.converter.passes.stages import DEPLOYED, FAST, FOLDED, Stages
 
 MANIFEST = "artifacts.json"
 CHECK = "check.safetensors"
-FILES = {"portable": "portable.pt2", "fast": "fast.pt2", "onnx": "model.onnx", "weights": "weights.safetensors"}
+
+VOLATILE = ("stack_trace", "from_node")
+"""What torch notes at each node and would save: paths of this machine, and numbers that differ from run to run."""
 
 
 def write_program(program: ExportedProgram, path: str | Path) -> None:
@@ -37,7 +44,12 @@ def write_program(program: ExportedProgram, path: str | Path) -> None:
 
 
 def program_bytes(program: ExportedProgram) -> bytes:
-    """The ``.pt2`` file of a program."""
+    """The ``.pt2`` file of a program; the same program gives the same bytes, in another process too."""
+    for module in program.graph_module.modules():
+        if isinstance(module, fx.GraphModule):
+            for node in module.graph.nodes:
+                for key in VOLATILE:
+                    node.meta.pop(key, None)
     buffer = io.BytesIO()
     with quiet():
         torch.export.save(program, buffer)
@@ -50,47 +62,136 @@ def write_artifacts(
     original: ExportedProgram,
     *,
     inputs: tuple[Any, ...] | None = None,
-    kinds: Sequence[str] = tuple(FILES),
+    kinds: Sequence[str] = DEFAULT_ARTIFACTS,
+    calibration: Sequence[tuple[Any, ...]] = (),
+    stages: Stages | None = None,
 ) -> list[dict[str, Any]]:
     """Write the variant ``gm`` (as ``replace_sites`` gives it, healed or not) of ``original`` into ``folder``.
 
-    ``inputs`` are positional inputs to check the artifacts on, best real ones; by default the example's. Gives
-    [{path, kind, sha256, bytes}] without judging them: ``verify.verify_dir`` does that.
-    Raises InfrastructureError("disk_full") with nothing of the new files left behind.
+    Args:
+        inputs: positional inputs to check the artifacts on, best real ones; by default the example's.
+        kinds: names of `kinds.KINDS`; what one of them needs is written too.
+        calibration: batches of flat inputs that the int8 form is calibrated on; by default the checked ones.
+        stages: runs the passes, checks them and keeps what they did.
+
+    Returns:
+        [{path, kind, sha256, bytes, notes}] without judging them: ``verify.verify_dir`` does that.
+
+    Raises:
+        InfrastructureError: ``disk_full`` or ``unwritable``, with nothing of the new files left behind.
+        InternalError: a pass broke the graph. An artifact that was not asked for by name and cannot be made here is
+            left out with its reason under ``left_out`` in the manifest.
     """
-    folded = fold_batch_norm(gm)
-    portable = reexport_like(lower(folded), original)
-    cases = make_cases(gm, portable, inputs)
-    check, index = describe(cases)
+    made = _Made(gm, original, inputs, calibration, stages or Stages(original, inputs=inputs))
     files: dict[str, bytes] = {}
-    if "portable" in kinds:
-        files[FILES["portable"]] = program_bytes(portable)
-    if "fast" in kinds:
-        files[FILES["fast"]] = program_bytes(reexport_like(fast_form(folded), original))
-    if "onnx" in kinds:
-        files[FILES["onnx"]] = onnx_bytes(portable)
-    if "weights" in kinds:
-        # Cloned, since the format has no shared memory: tied tensors are stored under each of their names.
-        files[FILES["weights"]] = save({k: v.detach().contiguous().clone() for k, v in gm.state_dict().items()})
+    left_out: dict[str, str] = {}
+    for kind in complete(tuple(kinds)):
+        try:
+            files[KINDS[kind].file] = made.build(kind)
+        except AslconvertError as error:
+            if error.code not in ("no_code", "onnx_failed", "int8_failed", "no_aoti"):
+                raise
+            left_out[kind] = error.message
+    check, index = describe(made.cases)
     files[CHECK] = check
-    records = [
-        {
-            "path": name,
-            "kind": kind,
-            "sha256": hashlib.sha256(files[name]).hexdigest(),
-            "bytes": len(files[name]),
-            "tolerance": 0.0 if kind == "weights" else tolerance(kind, cases),
-        }
-        for kind, name in FILES.items()
-        if name in files
-    ]
+    records = [made.record(kind, files[KINDS[kind].file]) for kind in KINDS if KINDS[kind].file in files]
     manifest = {
         "version": 1,
         "check": {"path": CHECK, "sha256": hashlib.sha256(check).hexdigest(), "cases": index},
-        "inputs": list(portable.graph_signature.user_inputs),
+        "inputs": list(made.portable.graph_signature.user_inputs),
         "artifacts": records,
+        "left_out": left_out,
     }
     # Last, so that a folder with a manifest has everything the manifest names.
     files[MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode()
     write_files(Path(folder), files)
-    return [{key: record[key] for key in ("path", "kind", "sha256", "bytes")} for record in records]
+    return [{key: record[key] for key in ("path", "kind", "sha256", "bytes", "notes")} for record in records]
+
+
+def left_out(folder: str | Path) -> dict[str, str]:
+    """The kinds that were asked for and could not be made, with the reason."""
+    reasons: dict[str, str] = json.loads((Path(folder) / MANIFEST).read_text()).get("left_out", {})
+    return reasons
+
+
+class _Made:
+    """Builds each kind's bytes from one variant, sharing what several need."""
+
+    def __init__(
+        self,
+        gm: fx.GraphModule,
+        original: ExportedProgram,
+        inputs: tuple[Any, ...] | None,
+        calibration: Sequence[tuple[Any, ...]],
+        stages: Stages,
+    ) -> None:
+        self._gm = gm
+        self._stages = stages
+        self._calibration = calibration
+        self._folded = stages.run(FOLDED, gm)
+        self.portable = stages.exported(stages.run(DEPLOYED, self._folded))
+        self.cases = make_cases(gm, self.portable, inputs)
+        self._names = list(self.portable.graph_signature.user_inputs)
+        self._onnx: bytes | None = None
+        self._lost: tuple[float, float] = (0.0, 0.0)
+
+    def build(self, kind: str) -> bytes:
+        builders: dict[str, Callable[[], bytes]] = {
+            "portable": lambda: program_bytes(self.portable),
+            "fast": lambda: program_bytes(self._stages.exported(self._stages.run(FAST, self._folded))),
+            "trainable": self._trainable,
+            "onnx": self._as_onnx,
+            "int8": self._as_int8,
+            "weights": self._weights,
+            "code": lambda: model_code(self._gm, weights=KINDS["weights"].file).encode(),
+            "aoti": lambda: compiled_bytes(self.portable),
+        }
+        return builders[kind]()
+
+    def record(self, kind: str, data: bytes) -> dict[str, Any]:
+        notes = []
+        allowed = 0.0 if kind == "weights" else tolerance(kind, self.cases)
+        if kind in ("onnx", "int8") and (why := recast(self.portable)):
+            notes.append(why)
+        if kind == "int8":
+            worst, relative = self._lost
+            # How much 8 bits lose is a finding; that the file does the same after a reload is what is verified.
+            allowed += 2 * worst
+            notes.append(f"relative L2 distance to the variant on the check inputs: {relative:.4f}")
+        return {
+            "path": KINDS[kind].file,
+            "kind": kind,
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "bytes": len(data),
+            "tolerance": allowed,
+            "notes": notes,
+        }
+
+    def _trainable(self) -> bytes:
+        gm = copy_graph(self._gm)
+        for parameter in gm.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+        return program_bytes(self._stages.exported(gm))
+
+    def _as_onnx(self) -> bytes:
+        if self._onnx is None:
+            self._onnx = onnx_bytes(self.portable)
+        return self._onnx
+
+    def _as_int8(self) -> bytes:
+        batches = [tuple(pytree.tree_leaves(batch)) for batch in self._calibration]
+        data = int8_bytes(self._as_onnx(), batches or [case.inputs for case in self.cases])
+        session = open_session(data)
+        pairs = [
+            (given.double(), wanted.double())
+            for case in self.cases
+            for given, wanted in zip(run_onnx(session, case.inputs, self._names), case.outputs, strict=True)
+        ]
+        worst = max(float((a - b).abs().max()) for a, b in pairs)
+        total = sum(float((a - b).square().sum()) for a, b in pairs)
+        self._lost = worst, (total / max(sum(float(b.square().sum()) for _, b in pairs), 1e-30)) ** 0.5
+        return data
+
+    def _weights(self) -> bytes:
+        # Cloned, since the format has no shared memory: tied tensors are stored under each of their names.
+        return save({k: v.detach().contiguous().clone() for k, v in named_tensors(self._gm).items()})

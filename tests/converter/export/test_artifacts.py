@@ -1,4 +1,5 @@
 import hashlib
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from aslconvert.converter.errors import UsageError, VerificationFailed
+from aslconvert.converter.export.kinds import KINDS
 from aslconvert.converter.export.reexport import reexport_like
 from aslconvert.converter.export.verify import check_dir, verify_dir
 from aslconvert.converter.export.write import program_bytes, write_artifacts, write_program
@@ -26,6 +28,8 @@ from aslconvert.converter.passes.replace_sites import replace_sites
 
 Exported = Callable[[str], tuple[nn.Module, ExportedProgram]]
 Blocks = Callable[..., dict[str, Block]]
+KINDS_HERE = ("portable", "fast", "trainable", "onnx", "int8", "weights", "code")
+HAS_OPENVINO = importlib.util.find_spec("openvino") is not None
 Written = tuple[Path, fx.GraphModule, list[dict[str, Any]]]
 
 
@@ -35,7 +39,7 @@ def written(exported: Exported, random_blocks: Blocks, tmp_path_factory: pytest.
     gm = graph_module(program)
     converted = replace_sites(gm, random_blocks(gm))
     folder = tmp_path_factory.mktemp("artifacts")
-    return folder, converted, write_artifacts(folder, converted, program)
+    return folder, converted, write_artifacts(folder, converted, program, kinds=KINDS_HERE)
 
 
 @pytest.fixture
@@ -46,10 +50,19 @@ def copied(written: Written, tmp_path: Path) -> Path:
 
 def test_every_artifact_is_reloaded_in_a_fresh_process_and_agrees(written: Written) -> None:
     folder, _, records = written
-    assert [record["kind"] for record in records] == ["portable", "fast", "onnx", "weights"]
+    assert [record["kind"] for record in records] == [kind for kind in KINDS if kind in KINDS_HERE]
     results = verify_dir(folder)
     assert [result["path"] for result in results] == [record["path"] for record in records]
     assert all(result["reloaded"] and result["max_abs_diff"] <= result["tolerance"] for result in results)
+    checks = {result["kind"]: set(result["checks"]) for result in results}
+    assert checks["portable"] == checks["code"] - {"aslconvert's kernels"} == {"torch"}
+    assert checks["fast"] == checks["trainable"] == {"aslconvert's kernels"}
+    assert checks["code"] == {"torch", "aslconvert's kernels"}
+    notes = {result["kind"]: " ".join(result["notes"]) for result in results}
+    for kind in ("onnx", "int8"):
+        assert checks[kind] == {"onnxruntime", "openvino"} if HAS_OPENVINO else "not checked in OpenVINO" in notes[kind]
+    assert "10 of them shifts" in notes["trainable"]
+    assert "relative L2 distance" in notes["int8"]
     manifest = json.loads((folder / "artifacts.json").read_text())
     sizes = [load_file(folder / "check.safetensors")[f"case{case}.input0"].shape for case in range(2)]
     assert len(manifest["check"]["cases"]) == 2
@@ -94,9 +107,10 @@ def test_what_is_missing_changed_or_off_is_named(copied: Path) -> None:
         (byte,) = file.read(1)
         file.seek(0)
         file.write(bytes([byte ^ 0xFF]))
+    (copied / "model.py").write_text("raise SystemError('broken')")
     # A wrong answer with the right hash: the stored expectation is another one.
     check = load_file(copied / "check.safetensors")
-    check["case1.output0"] += 0.1
+    check["case1.output0"] += 1
     save_file(check, copied / "check.safetensors")
     manifest["check"]["sha256"] = hashlib.sha256((copied / "check.safetensors").read_bytes()).hexdigest()
     (copied / "artifacts.json").write_text(json.dumps(manifest))
@@ -104,8 +118,11 @@ def test_what_is_missing_changed_or_off_is_named(copied: Path) -> None:
     assert found == {
         "portable": "artifact_changed",
         "fast": "artifact_differs",
+        "trainable": "artifact_differs",
         "onnx": "artifact_missing",
+        "int8": "artifact_differs",
         "weights": "",
+        "code": "artifact_changed",
     }
 
 
