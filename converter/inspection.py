@@ -144,7 +144,7 @@ def _matches(name: str, keep: Sequence[str]) -> str | None:
 def _macs_after(site: ConvSite) -> int:
     # A row reads 2^D taps of its channel; the 1x1 convolution then mixes as many rows as there were channels.
     pixels = site.macs * site.groups // (site.in_channels * site.out_channels * site.geometry.taps)
-    return int(pixels * site.in_channels * (2 ** len(site.geometry.kernel) + site.out_channels // site.row_groups))
+    return int(pixels * site.in_channels * (2 ** len(site.geometry.kernel) + site.block_outputs // site.row_groups))
 
 
 def _seen(dataset: Dataset) -> InspectedData:

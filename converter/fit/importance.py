@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from aslconvert.converter.data.metrics import flatten
+from aslconvert.converter.fit.phases import split_phases
 from aslconvert.converter.fit.pure import PureInterpreter
 from aslconvert.converter.ir.site import ConvSite
 
@@ -43,7 +44,7 @@ def output_importance(
             gradients = torch.autograd.grad(probe, list(recorded.values()), allow_unused=True)
         for name, gradient in zip(recorded, gradients, strict=True):
             if gradient is not None:
-                flat = gradient.transpose(0, 1).flatten(1)
+                flat = split_phases(nodes[name], gradient).transpose(0, 1).flatten(1)
                 sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + (flat @ flat.T).double()
     return {nodes[name].name: _square_root(matrix) for name, matrix in sums.items()}
 

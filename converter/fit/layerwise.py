@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 import aslconvert.kernels  # noqa: F401  registers torch.ops.asl
 from aslconvert.converter.fit.dictionary import build_dictionary
+from aslconvert.converter.fit.phases import gather_bias, gather_weight, join_phases, split_phases
 from aslconvert.converter.fit.rows import Block, all_taps, mix_rows
 from aslconvert.converter.fit.solve import fit_block
 from aslconvert.converter.fit.statistics import TapStatistics
@@ -32,22 +33,21 @@ class SiteFit:
 
 def apply_block(block: Block, site: ConvSite, x: Tensor) -> Tensor:
     """The block's output [N, C_out, *out] for the site's input x [N, C, *spatial]."""
-    block = _as_type(block, x.dtype)
+    block, gather = _as_type(block, x.dtype), site.gather
     if block.groups > 1:
-        geometry = site.geometry
-        rows = torch.ops.asl.active_shift(x, block.shift, block.source, list(geometry.stride), list(geometry.delta))
-        return mix_rows(block, rows)
+        rows = torch.ops.asl.active_shift(x, block.shift, block.source, list(gather.stride), list(gather.delta))
+        return join_phases(site, mix_rows(block, rows))
     out: Tensor = torch.ops.asl.shift_pointwise(
         x,
         block.shift,
         block.source,
         block.weight,
         block.bias,
-        list(site.geometry.stride),
-        list(site.geometry.delta),
+        list(gather.stride),
+        list(gather.delta),
         False,
     )
-    return out
+    return join_phases(site, out)
 
 
 def _as_type(block: Block, dtype: torch.dtype) -> Block:
@@ -59,9 +59,9 @@ def _as_type(block: Block, dtype: torch.dtype) -> Block:
 
 def exact_block(gm: fx.GraphModule, site: ConvSite) -> Block:
     """All taps of the site's own weights as rows: K = C * T, no error."""
-    weight = attribute(gm, site.weight_target)
-    bias = None if site.bias_target is None else attribute(gm, site.bias_target).detach()
-    return all_taps(site.geometry, weight, bias, groups=site.groups, row_groups=site.row_groups)
+    weight = gather_weight(site, attribute(gm, site.weight_target))
+    bias = gather_bias(site, None if site.bias_target is None else attribute(gm, site.bias_target).detach())
+    return all_taps(site.gather, weight, bias, groups=site.groups, row_groups=site.row_groups)
 
 
 def fit_layerwise(
@@ -92,7 +92,7 @@ def fit_layerwise(
             if site.key not in by_key:
                 statistics = site_statistics(site)
                 if not _is_exact(site, rows[site.name]):
-                    _collect(statistics, walk, node)
+                    collect(statistics, site, walk.pairs(node))
                 weighting = (importance or {}).get(site.name)
                 by_key[site.key] = _fit_site(gm, site, rows[site.name], statistics, weighting)
             fits[site.name] = by_key[site.key]
@@ -108,16 +108,20 @@ def fit_layerwise(
 
 def site_statistics(site: ConvSite) -> TapStatistics:
     """Empty statistics for the fit of ``site``."""
-    return TapStatistics(site.geometry, position_stride=POSITION_STRIDE, groups=site.row_groups)
+    # Where a crop leaves phases out, the last position has no whole target: it is not read.
+    after = tuple(size - (rest > 0) for size, rest in zip(site.gather.padding_after, site.crop, strict=True))
+    geometry = replace(site.gather, padding_after=after)
+    return TapStatistics(geometry, position_stride=POSITION_STRIDE, groups=site.row_groups)
+
+
+def collect(statistics: TapStatistics, site: ConvSite, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Add batches of (the site's input, its wanted output)."""
+    for x, y in pairs:
+        statistics.update(x, split_phases(site, y))
 
 
 def _is_exact(site: ConvSite, rows: int) -> bool:
     return rows >= site.exact_rows
-
-
-def _collect(statistics: TapStatistics, walk: TwinWalk, node: fx.Node) -> None:
-    for x, y in walk.pairs(node):
-        statistics.update(x, y)
 
 
 def _fit_site(
@@ -125,7 +129,7 @@ def _fit_site(
 ) -> SiteFit:
     if _is_exact(site, rows):
         return SiteFit(block=exact_block(gm, site), error=0.0)
-    dictionary = build_dictionary(site.geometry)
+    dictionary = build_dictionary(site.gather)
     block, error = fit_block(statistics, dictionary, rows=rows, weighting=weighting)
     return SiteFit(block=block, error=error**0.5)
 
@@ -147,10 +151,10 @@ def _fit_tied(
     gathered = {key: site_statistics(sites[0]) for key, sites in tied.items()}
     walk = TwinWalk(gm, batches, limit_bytes=limit_bytes)
 
-    def visitor(statistics: TapStatistics) -> Callable[[fx.Node], None]:
-        return lambda node: _collect(statistics, walk, node)
+    def visitor(statistics: TapStatistics, site: ConvSite) -> Callable[[fx.Node], None]:
+        return lambda node: collect(statistics, site, walk.pairs(node))
 
-    walk.run({site.node: visitor(gathered[key]) for key, sites in tied.items() for site in sites})
+    walk.run({site.node: visitor(gathered[key], site) for key, sites in tied.items() for site in sites})
     return {
         key: _fit_site(gm, sites[0], rows[sites[0].name], gathered[key], importance.get(sites[0].name))
         for key, sites in tied.items()

@@ -16,7 +16,7 @@ RIDGE = 1e-6
 """Ridge relative to the mean variance of the chosen rows: enough to keep dead channels from being blown up."""
 
 FLAT = 4e-6
-"""Moments are products in float32: a variance below this share of the squared mean is rounding, and the row constant."""
+"""Moments are products in float32: a variance below this share of the squared mean is rounding of a constant row."""
 
 
 def fit_block(

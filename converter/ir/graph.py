@@ -169,6 +169,9 @@ def _describe(gm: fx.GraphModule, node: fx.Node, taken: set[str]) -> ConvSite | 
     geometry = _geometry(call, tuple(weight.shape[2:]))
     if geometry is None:
         return Refusal(name, node.name, "dynamic_geometry", "Its stride, padding or dilation depends on the input.")
+    output_padding = _expand(call.get("output_padding", 0), spatial) if transposed else ()
+    if output_padding is None:
+        return Refusal(name, node.name, "dynamic_geometry", "Its output padding depends on the input.")
     groups = int(call["groups"])
     outer, inner = int(weight.shape[0]), int(weight.shape[1])
     return ConvSite(
@@ -185,7 +188,8 @@ def _describe(gm: fx.GraphModule, node: fx.Node, taken: set[str]) -> ConvSite | 
         input_shape=input_shape,
         output_shape=output_shape,
         dtype=weight.dtype,
-        key=f"{weight_target}|{bias_target}|{geometry}",
+        key=f"{weight_target}|{bias_target}|{geometry}" + (f"|{output_padding}" if transposed else ""),
+        output_padding=output_padding,
     )
 
 

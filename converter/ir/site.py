@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +53,27 @@ class Geometry:
         )
 
 
+def gathering(geometry: Geometry, output_padding: tuple[int, ...]) -> tuple[Geometry, tuple[int, ...]]:
+    """(geometry, crop) of the gathering form of a transposed convolution with ``geometry``.
+
+    Output o = q s + r takes tap t from input i where i s - p + t d = o, so that i = q + (r + p - t d) / s for the taps
+    that divide: offsets from q that depend on the phase r alone. The form's kernel spans the offsets of all phases.
+    """
+    axes, crop = [], []
+    each = (geometry.kernel, geometry.stride, geometry.dilation, geometry.padding_before, output_padding)
+    for kernel, stride, dilation, padding, extra in zip(*each, strict=True):
+        reads = [r + padding - t * dilation for r in range(stride) for t in range(kernel)]
+        offsets = [read // stride for read in reads if read % stride == 0]
+        low, span = min(offsets), max(offsets) - min(offsets) + 1
+        # The output has stride * size + beyond positions, in groups of stride.
+        beyond = dilation * (kernel - 1) + extra + 1 - stride - 2 * padding
+        groups = -(-beyond // stride)
+        crop.append(groups * stride - beyond)
+        axes.append((span, 1, 1, -low, groups - 1 + span + low))
+    kernel_, stride_, dilation_, before, after = zip(*axes, strict=True)
+    return Geometry(kernel_, stride_, dilation_, before, after), tuple(crop)
+
+
 @dataclass(frozen=True)
 class ConvSite:
     """One convolution call of the graph.
@@ -60,6 +82,9 @@ class ConvSite:
     fully qualified parameter names. Shapes are those of the example input. Sites that share their weight, bias and
     geometry share ``key`` and stay tied. ``row_groups`` is the rule's choice for the rewritten form: the groups of the
     1x1 convolution that mixes the rows.
+
+    A transposed convolution of stride s is a gathering one with ``phases`` = s outputs for each of its own, dealt out
+    to the s positions that one input pixel becomes: ``gather`` is its geometry, ``crop`` what is left at the end.
     """
 
     name: str
@@ -77,11 +102,32 @@ class ConvSite:
     dtype: torch.dtype
     key: str
     row_groups: int = 1
+    output_padding: tuple[int, ...] = ()
 
     @property
     def exact_rows(self) -> int:
         """C * T: every tap of every channel as a row is the convolution itself."""
-        return self.in_channels * self.geometry.taps
+        return self.in_channels * self.gather.taps
+
+    @property
+    def phases(self) -> tuple[int, ...]:
+        """Outputs per axis that a block gives at once: the stride of a transposed convolution, else one."""
+        return self.geometry.stride if self.transposed else (1,) * len(self.geometry.kernel)
+
+    @property
+    def block_outputs(self) -> int:
+        """Output channels of the block's 1x1 convolution: C_out for each phase."""
+        return self.out_channels * math.prod(self.phases)
+
+    @property
+    def gather(self) -> Geometry:
+        """The geometry that the rows read by."""
+        return gathering(self.geometry, self.output_padding)[0] if self.transposed else self.geometry
+
+    @property
+    def crop(self) -> tuple[int, ...]:
+        """Positions per axis that the last phases give beyond the output's end."""
+        return gathering(self.geometry, self.output_padding)[1] if self.transposed else (0,) * len(self.phases)
 
     @property
     def macs(self) -> int:

@@ -11,8 +11,9 @@ import torch
 from torch import fx
 
 import aslconvert.kernels  # noqa: F401  registers torch.ops.asl
+from aslconvert.converter.fit.phases import phase_order
 from aslconvert.converter.fit.rows import Block
-from aslconvert.converter.ir.graph import CONV_BY_AXES, arguments, attribute, copy_graph, find_sites
+from aslconvert.converter.ir.graph import CONV_BY_AXES, arguments, aten, attribute, copy_graph, find_sites
 from aslconvert.converter.ir.site import ConvSite
 from aslconvert.converter.passes.parameters import drop_unused, put_buffer, put_parameter, read_targets
 from aslconvert.converter.passes.verify import verify
@@ -53,10 +54,10 @@ def replace_sites(gm: fx.GraphModule, blocks: Mapping[str, Block]) -> fx.GraphMo
 
 def _check(site: ConvSite, block: Block) -> None:
     axes = len(site.geometry.kernel)
-    if block.weight.shape[0] != site.out_channels or block.shift.shape[1] != axes or block.rows == 0:
+    if block.weight.shape[0] != site.block_outputs or block.shift.shape[1] != axes or block.rows == 0:
         raise ValueError(
             f"the block of '{site.name}' has {block.weight.shape[0]} outputs and {block.rows} rows of "
-            f"{block.shift.shape[1]} axes; the site has {site.out_channels} outputs and {axes} axes"
+            f"{block.shift.shape[1]} axes; the site has {site.block_outputs} outputs and {axes} axes"
         )
     if int(block.source.min()) < 0 or int(block.source.max()) >= site.in_channels:
         raise ValueError(f"the block of '{site.name}' reads a channel outside 0..{site.in_channels - 1}")
@@ -108,7 +109,7 @@ def _rewrite(gm: fx.GraphModule, node: fx.Node, site: ConvSite, prefix: str, blo
         source = graph.get_attr(f"{prefix}.source")
         weight = graph.get_attr(f"{prefix}.weight")
         bias = graph.get_attr(f"{prefix}.bias") if block.bias is not None else None
-        geometry = site.geometry
+        geometry = site.gather
         rows = graph.call_function(
             torch.ops.asl.active_shift.default,
             (arguments(node)["input"], shift, source, list(geometry.stride), list(geometry.delta)),
@@ -116,10 +117,31 @@ def _rewrite(gm: fx.GraphModule, node: fx.Node, site: ConvSite, prefix: str, blo
         one = [1] * len(geometry.kernel)
         grouped = (one, [0] * len(one), one, block.groups) if block.groups > 1 else ()
         mixed = graph.call_function(CONV_BY_AXES[len(one)], (rows, weight, bias, *grouped))
-    count = block.rows
     batch, _, *spatial = site.output_shape
-    for fresh, channels in ((rows, count), (mixed, site.out_channels)):
+    positions = [-(-size // phase) for size, phase in zip(spatial, site.phases, strict=True)]
+    for fresh, channels in ((rows, block.rows), (mixed, site.block_outputs)):
         fresh.meta = {key: meta[key] for key in ("nn_module_stack", "stack_trace", "dtype") if key in meta}
-        fresh.meta["shape"] = (batch, channels, *spatial)
-    node.replace_all_uses_with(mixed)
+        fresh.meta["shape"] = (batch, channels, *positions)
+    with graph.inserting_before(node):
+        last = join(graph, mixed, site)
+    node.replace_all_uses_with(last)
     graph.erase_node(node)
+
+
+def join(graph: fx.Graph, mixed: fx.Node, site: ConvSite) -> fx.Node:
+    """The phases of a transposed site side by side, as ``fit.phases.join_phases`` has it."""
+    axes, value = len(site.phases), mixed
+    if axes == 2 and len(set(site.phases)) == 1:
+        if site.phases[0] > 1:
+            value = graph.call_function(aten.pixel_shuffle.default, (value, site.phases[0]))
+    elif any(phase > 1 for phase in site.phases):
+        value = graph.call_function(aten.unflatten.int, (value, 1, [site.out_channels, *site.phases]))
+        value = graph.call_function(aten.permute.default, (value, phase_order(axes)))
+        for axis in range(axes + 1, 1, -1):
+            value = graph.call_function(aten.flatten.using_ints, (value, 2 * axis - 2, 2 * axis - 1))
+    for axis, rest in enumerate(site.crop):
+        if rest:
+            value = graph.call_function(aten.slice.Tensor, (value, axis + 2, 0, -rest))
+    if value is not mixed:
+        value.meta = {**mixed.meta, "shape": site.output_shape}
+    return value

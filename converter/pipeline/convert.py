@@ -13,22 +13,21 @@ from torch import Tensor
 
 from aslconvert.converter.cost.device import device_profile, usable_cores
 from aslconvert.converter.errors import TargetNotReached, UsageError
-from aslconvert.converter.export.atomic import write_files
-from aslconvert.converter.export.verify import verify_dir
-from aslconvert.converter.export.write import write_artifacts
 from aslconvert.converter.fit.importance import output_importance
 from aslconvert.converter.heal.pool import build_pool, draw_samples, pool_size
-from aslconvert.converter.options import DEFAULT_BUDGET_SECONDS, ConvertOptions
+from aslconvert.converter.options import DEFAULT_ARTIFACTS, DEFAULT_BUDGET_SECONDS, ConvertOptions
+from aslconvert.converter.passes.stages import Stages
 from aslconvert.converter.pipeline import record
+from aslconvert.converter.pipeline.artifacts import prove, write_report
 from aslconvert.converter.pipeline.judge import AGREEMENT_NAME, DEFAULT_MAX_DROP, Judge, metric_for
+from aslconvert.converter.pipeline.plan_file import plan_bytes, read_plan
 from aslconvert.converter.pipeline.planning import Planned, Survey, load_plans, make_plans, store_plans, survey
 from aslconvert.converter.pipeline.state import State
 from aslconvert.converter.pipeline.subject import Subject, open_subject
 from aslconvert.converter.pipeline.timing import ORIGINAL, Timer
 from aslconvert.converter.pipeline.variants import Made, Workshop, focused
 from aslconvert.converter.progress import Progress, SilentProgress
-from aslconvert.converter.report.html import render_html
-from aslconvert.converter.report.schema import Artifact, Report
+from aslconvert.converter.report.schema import Report
 from aslconvert.converter.search.frontier import Point, choose, dominated
 from aslconvert.converter.threads import torch_threads
 
@@ -71,6 +70,11 @@ class _Conversion:
         with self._timed("open"):
             progress.stage("open model and data")
             self.subject: Subject = open_subject(model, data=data, options=options)
+            # Checked before anything is built on it.
+            folder = None if options.dry_run else options.dump_passes
+            self.stages = Stages(self.subject.program, inputs=self.subject.example, folder=folder)
+            self.stages.run(("prepare", "fold_batch_norm"), self.subject.original)
+        self.decided = None if options.plan is None else read_plan(options.plan, identity=self._identity())
         self.metric = metric_for(self.subject.data.split("test"), options.metric)
 
     def run(self) -> Report:
@@ -103,7 +107,7 @@ class _Conversion:
                 raise
             with self._timed("fit and heal"):
                 made = self._variants(state, batches, plans, found, started)
-            report = self._judge(made, found, timer)
+            report = self._judge(made, found, timer, batches)
             state.remove()
         finally:
             timer.close()
@@ -115,6 +119,8 @@ class _Conversion:
         self, state: State, batches: Batches, timer: Timer, fastest: tuple[str, float]
     ) -> tuple[list[Planned], Survey]:
         stored = load_plans(state)
+        if stored is None and self.decided is not None:
+            stored = self.decided.plans, self.decided.survey
         if stored is not None:
             plans, found = stored
             sites = [site for site in self.subject.sites if site.name in found.damage]
@@ -152,10 +158,11 @@ class _Conversion:
             options,
             deadline=started + options.budget_seconds,
             progress=self.progress,
+            steps=None if self.decided is None else self.decided.steps,
         )
         return workshop.make_all(plans, found.importance)
 
-    def _judge(self, made: list[Made], found: Survey, timer: Timer) -> Report:
+    def _judge(self, made: list[Made], found: Survey, timer: Timer, batches: Batches) -> Report:
         subject, options = self.subject, self.options
         with self._timed("measure"):
             self.progress.stage("measure")
@@ -173,26 +180,16 @@ class _Conversion:
             chosen_by = [Point(v.planned.id, speedups[v.planned.id], validate.score(v.gm).loss) for v in made]
             min_speedup, max_drop = self._wish()
             chosen, self._met = choose(chosen_by, min_speedup=min_speedup, max_drop=max_drop)
+            chosen = chosen if self.decided is None else self.decided.chosen
             test = self._judge_of("test")
             scores = {v.planned.id: test.score(v.gm) for v in made}
             worse = dominated([Point(key, speedups[key], score.loss) for key, score in scores.items()])
         best = next(v for v in made if v.planned.id == chosen)
         with self._timed("artifacts"):
             self.progress.stage("write and verify artifacts")
-            written = write_artifacts(self.out, best.gm, subject.program, inputs=subject.example)
-            sizes = {item["path"]: item["bytes"] for item in written}
-            proofs = verify_dir(self.out)
-        artifacts = [
-            Artifact(
-                path=proof["path"],
-                sha256=proof["sha256"],
-                kind=proof["kind"],
-                bytes=sizes.get(proof["path"]),
-                max_abs_diff=proof["max_abs_diff"],
-                reloaded=proof["reloaded"],
+            artifacts, left_out = prove(
+                self.out, best, subject, options=options, batches=batches, stages=self.stages, judge=test
             )
-            for proof in proofs
-        ]
         report = record.assemble(
             subject,
             device=device_profile(threads=self.threads),
@@ -210,7 +207,9 @@ class _Conversion:
             timings=self.timings,
             seed=options.seed,
         )
-        write_files(self.out, {"report.json": report.to_json().encode(), "report.html": render_html(report).encode()})
+        report = report.model_copy(update={"artifacts_left_out": left_out})
+        plan = plan_bytes(made, found, chosen=chosen, identity=self._identity())
+        write_report(self.out, report, plan)
         return report
 
     def _judge_of(self, split: str) -> Judge:
@@ -249,8 +248,23 @@ class _Conversion:
 
     def _fingerprint(self) -> str:
         # The budget may differ: an interrupted run may be given more time, or less, for what is still to be healed.
-        kept = dataclasses.replace(self.options, resume=False, dry_run=False, budget_seconds=DEFAULT_BUDGET_SECONDS)
+        # So may what is written at the end.
+        kept = dataclasses.replace(
+            self.options,
+            resume=False,
+            dry_run=False,
+            budget_seconds=DEFAULT_BUDGET_SECONDS,
+            artifacts=DEFAULT_ARTIFACTS,
+            dump_passes=None,
+        )
         return hashlib.sha256(f"{self.subject.fingerprint}|{kept}".encode()).hexdigest()
+
+    def _identity(self) -> str:
+        """What a plan file must have been made for: model, data, and everything a site's cost and fit derive from."""
+        options = self.options
+        return hashlib.sha256(
+            f"{self.subject.fingerprint}|{options.seed}|{options.keep}|{options.heal_crop}".encode()
+        ).hexdigest()
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

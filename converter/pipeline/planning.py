@@ -239,13 +239,7 @@ def _named(plans: Sequence[Planned]) -> list[Planned]:
 
 def store_plans(state: State, plans: Sequence[Planned], found: Survey) -> None:
     """Keep the plans for a resumed run."""
-    record = {
-        "plans": [asdict(planned) for planned in plans],
-        "costs": {name: _pairs(costs) for name, costs in found.costs.items()},
-        "kept": found.kept,
-        "damage": {name: _pairs(damage) for name, damage in found.damage.items()},
-    }
-    state.write("plans", record)
+    state.write("plans", {"plans": [asdict(planned) for planned in plans], **survey_record(found)})
 
 
 def load_plans(state: State) -> tuple[list[Planned], Survey] | None:
@@ -253,10 +247,23 @@ def load_plans(state: State) -> tuple[list[Planned], Survey] | None:
     record = state.read("plans")
     if record is None:
         return None
-    plans = [Planned(**planned) for planned in record["plans"]]
+    return [Planned(**planned) for planned in record["plans"]], read_survey(record)
+
+
+def survey_record(found: Survey) -> dict[str, Any]:
+    """A survey as JSON, without the importance, which is quick to find again."""
+    return {
+        "costs": {name: _pairs(costs) for name, costs in found.costs.items()},
+        "kept": found.kept,
+        "damage": {name: _pairs(damage) for name, damage in found.damage.items()},
+    }
+
+
+def read_survey(record: Mapping[str, Any]) -> Survey:
+    """What ``survey_record`` gave."""
     costs: dict[str, Costs] = {name: dict(map(tuple, pairs)) for name, pairs in record["costs"].items()}
     damage: dict[str, Damage] = {name: dict(map(tuple, pairs)) for name, pairs in record["damage"].items()}
-    return plans, Survey(costs=costs, kept=record["kept"], damage=damage, importance={})
+    return Survey(costs=costs, kept=dict(record["kept"]), damage=damage, importance={})
 
 
 def _pairs(table: Mapping[Any, float]) -> list[list[Any]]:

@@ -126,7 +126,7 @@ def _shifts(gm: fx.GraphModule, site: ConvSite, fitted: torch.Tensor) -> tuple[t
     """The healed shifts relative to the kernel's centre, [K, D] in pixels."""
     state = gm.state_dict()
     shift = state.get(f"{site.name}.shift", fitted)
-    centre = site.geometry.tap_offsets().mean(0)
+    centre = site.gather.tap_offsets().mean(0)
     return tuple(tuple(round(float(v), 4) for v in row) for row in shift - centre)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class Workshop:
         *,
         deadline: float,
         progress: Progress,
+        steps: Mapping[str, int] | None = None,
     ) -> None:
         self._subject = subject
         self._batches = batches
@@ -58,6 +60,8 @@ class Workshop:
         self._options = options
         self._deadline = deadline
         self._progress = progress
+        # By variant: what a plan file says, else what is asked for, else the clock decides.
+        self._steps = steps or {}
 
     def make_all(self, plans: Sequence[Planned], importance: Mapping[str, Tensor]) -> list[Made]:
         """All variants in ascending order of speed-up."""
@@ -98,14 +102,18 @@ class Workshop:
             planned_seconds = seconds
             self._state.write(key, seconds)
         self._progress.stage(f"heal {planned.id}")
+        steps = self._steps.get(planned.id, self._options.heal_steps)
         healing = heal(
             gm,
             self._pool,
-            seconds=planned_seconds,
+            seconds=planned_seconds if steps is None else math.inf,
+            max_steps=steps,
             seed=self._options.seed,
             batch=self._subject.fixed_batch,
             checkpoint=self._state.checkpoint(planned.id),
-            on_step=lambda used, allowed, loss: self._progress.update(used, allowed, "s", loss=loss),
+            on_step=lambda used, allowed, loss: self._progress.update(
+                used, planned_seconds if steps is None else used, "s", loss=loss
+            ),
         )
         return Made(
             planned=planned,

@@ -16,6 +16,6 @@ def plain_reason(site: ConvSite) -> Reason | None:
     """Why no rule takes the site, or None."""
     if site.dtype not in SUPPORTED_DTYPES:
         return "dtype", f"Its weights are {site.dtype}; float32, float64 and bfloat16 are rewritten."
-    if site.geometry.taps == 1:
-        return "pointwise", "Its kernel reads one pixel: there is nothing to shift."
+    if site.gather.taps == 1:
+        return "pointwise", "Every output reads one pixel: there is nothing to shift."
     return None

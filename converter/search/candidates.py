@@ -51,18 +51,18 @@ def stand_in(site: ConvSite, rows: int, *, seed: int = 0) -> Block:
     Shifts lie between pixels, as healing leaves them; the exact form keeps its whole ones.
     """
     generator = torch.Generator().manual_seed(seed)
-    dictionary = build_dictionary(site.geometry)
+    dictionary = build_dictionary(site.gather)
     taps = site.exact_rows
     mixed = min(rows, taps) // site.row_groups
-    weight = torch.randn(site.out_channels, mixed, generator=generator) / mixed**0.5
-    bias = torch.zeros(site.out_channels)
+    weight = torch.randn(site.block_outputs, mixed, generator=generator) / mixed**0.5
+    bias = torch.zeros(site.block_outputs)
     if rows >= taps:
-        source = torch.arange(site.in_channels).repeat_interleave(site.geometry.taps)
-        shift = site.geometry.tap_offsets().repeat(site.in_channels, 1)
+        source = torch.arange(site.in_channels).repeat_interleave(site.gather.taps)
+        shift = site.gather.tap_offsets().repeat(site.in_channels, 1)
         return Block(source=source, shift=shift, weight=weight, bias=bias)
     source = torch.arange(rows) * site.in_channels // rows
     atoms = torch.randint(dictionary.size, (rows,), generator=generator)
-    jitter = torch.rand(rows, len(site.geometry.kernel), generator=generator) * 0.2 - 0.1
+    jitter = torch.rand(rows, len(site.phases), generator=generator) * 0.2 - 0.1
     shift = (dictionary.shift[atoms] + jitter).float()
     low, high = dictionary.shift.min(0).values.float(), dictionary.shift.max(0).values.float()
     return Block(source=source, shift=shift.clamp(low, high), weight=weight, bias=bias)

@@ -18,6 +18,7 @@ from aslconvert.converter.ir.graph import CONV_BY_AXES, aten
 from aslconvert.converter.ir.site import ConvSite
 from aslconvert.converter.passes.fast import fast_form
 from aslconvert.converter.passes.parameters import put_buffer, put_parameter
+from aslconvert.converter.passes.replace_sites import join
 from aslconvert.converter.search.candidates import row_grid, stand_in
 
 ROUNDS = 7
@@ -64,7 +65,7 @@ def site_costs(gm: fx.GraphModule, sites: Sequence[ConvSite], inputs: tuple[Tens
     kinds: dict[str, tuple[Any, ...]] = {}
     for site in sites:
         relu = _only_relu(nodes[site.node])
-        kinds[site.name] = (shapes[site.name], site.out_channels, site.groups, site.geometry, site.dtype, relu)
+        kinds[site.name] = (shapes[site.name], site.op, site.out_channels, site.groups, site.geometry, site.dtype, relu)
     representatives: dict[tuple[Any, ...], ConvSite] = {}
     for site in sites:
         representatives.setdefault(kinds[site.name], site)
@@ -140,6 +141,8 @@ def _only_relu(node: fx.Node) -> bool:
 
 def _keep_runner(site: ConvSite, x: Tensor, *, relu: bool) -> Callable[[], Any]:
     geometry = site.geometry
+    if site.transposed:
+        return _transposed_runner(site, x, relu=relu)
     weight = torch.randn(site.out_channels, site.in_channels // site.groups, *geometry.kernel, dtype=site.dtype)
     convolve = CONV_BY_AXES[len(geometry.kernel)]
     bias = torch.zeros(site.out_channels, dtype=site.dtype)
@@ -157,6 +160,22 @@ def _keep_runner(site: ConvSite, x: Tensor, *, relu: bool) -> Callable[[], Any]:
     return run
 
 
+def _transposed_runner(site: ConvSite, x: Tensor, *, relu: bool) -> Callable[[], Any]:
+    geometry = site.geometry
+    weight = torch.randn(site.in_channels, site.out_channels // site.groups, *geometry.kernel, dtype=site.dtype)
+    bias = torch.zeros(site.out_channels, dtype=site.dtype)
+    functional = torch.nn.functional
+    convolve = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)[x.dim() - 3]
+    tail = (geometry.stride, geometry.padding_before, site.output_padding, site.groups, geometry.dilation)
+
+    def run() -> Any:
+        with torch.inference_mode():
+            y = convolve(x, weight, bias, *tail)
+            return torch.relu(y) if relu else y
+
+    return run
+
+
 def _rows_runner(site: ConvSite, x: Tensor, rows: int, *, relu: bool, seed: int) -> Callable[[], Any]:
     """The candidate by itself, in the form that a converted network would run it in."""
     block = stand_in(site, rows, seed=seed)
@@ -165,16 +184,17 @@ def _rows_runner(site: ConvSite, x: Tensor, rows: int, *, relu: bool, seed: int)
     put_parameter(root, "site.shift", block.shift)
     put_buffer(root, "site.source", block.source)
     put_parameter(root, "site.weight", block.weight.to(site.dtype).reshape(*block.weight.shape, *one))
-    put_parameter(root, "site.bias", torch.zeros(site.out_channels, dtype=site.dtype))
+    put_parameter(root, "site.bias", torch.zeros(site.block_outputs, dtype=site.dtype))
     image = graph.placeholder("x")
     shift, source, weight, bias = (graph.get_attr(f"site.{name}") for name in ("shift", "source", "weight", "bias"))
-    call = (image, shift, source, list(site.geometry.stride), list(site.geometry.delta))
+    call = (image, shift, source, list(site.gather.stride), list(site.gather.delta))
     shifted = graph.call_function(torch.ops.asl.active_shift.default, call)
     mixed = graph.call_function(
         CONV_BY_AXES[len(one)], (shifted, weight, bias, one, [0] * len(one), one, site.row_groups)
     )
-    out = (x.shape[0], site.out_channels, *site.geometry.output_size(tuple(x.shape[2:])))
+    out = (x.shape[0], site.block_outputs, *site.gather.output_size(tuple(x.shape[2:])))
     for node, shape in ((image, tuple(x.shape)), (shifted, (out[0], rows, *out[2:])), (mixed, out)):
         node.meta.update(shape=shape, dtype=site.dtype)
-    graph.output(graph.call_function(aten.relu.default, (mixed,)) if relu else mixed)
+    last = join(graph, mixed, site)
+    graph.output(graph.call_function(aten.relu.default, (last,)) if relu else last)
     return torch_runner(fast_form(fx.GraphModule(root, graph)), [x])

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from aslconvert.converter.data.metrics import flatten
 from aslconvert.converter.fit.dictionary import build_dictionary
-from aslconvert.converter.fit.layerwise import apply_block, site_statistics
+from aslconvert.converter.fit.layerwise import apply_block, collect, site_statistics
 from aslconvert.converter.fit.pure import PureInterpreter
 from aslconvert.converter.fit.rows import Block
 from aslconvert.converter.fit.solve import order_rows, solve_rows
@@ -46,9 +46,8 @@ def site_damage(
         def visit(node: fx.Node) -> None:
             grid = row_grid(site, probed=True)
             statistics = site_statistics(site)
-            for x, y in walk.pairs(node):
-                statistics.update(x, y)
-            dictionary = build_dictionary(site.geometry)
+            collect(statistics, site, walk.pairs(node))
+            dictionary = build_dictionary(site.gather)
             weighting = None if importance is None else importance.get(site.name)
             most = max((rows for rows in grid[:-1]), default=0)
             order = order_rows(statistics, dictionary, rows=most, weighting=weighting) if most else None

@@ -82,13 +82,13 @@ def _random_blocks(gm: fx.GraphModule, *, rows: float = 1.25, seed: int = 0) -> 
     for site in sites:
         groups, axes = site.row_groups, len(site.geometry.kernel)
         each, inner = max(1, int(rows * site.in_channels / groups)), site.in_channels // groups
-        lowest = -torch.tensor(site.geometry.padding_before)
+        lowest = -torch.tensor(site.gather.padding_before)
         source = torch.randint(inner, (groups, each), generator=generator) + torch.arange(groups)[:, None] * inner
         blocks[site.name] = Block(
             source=source.flatten(),
             shift=torch.rand(groups * each, axes, generator=generator) * 3 - 0.5 + lowest,
-            weight=torch.randn(site.out_channels, each, generator=generator) / each**0.5,
-            bias=torch.randn(site.out_channels, generator=generator) * 0.1,
+            weight=torch.randn(site.block_outputs, each, generator=generator) / each**0.5,
+            bias=torch.randn(site.block_outputs, generator=generator) * 0.1,
         )
     return blocks
 

@@ -18,6 +18,8 @@ KINDS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "3-D": (nn.Conv3d(3, 4, (1, 3, 3), padding=(0, 1, 1), stride=(1, 2, 1)), (2, 3, 4, 10, 10)),
     "two groups": (nn.Conv2d(6, 8, 3, padding=1, groups=2), (4, 6, 12, 12)),
     "many groups": (nn.Conv2d(12, 12, 3, padding=1, groups=6), (4, 12, 12, 12)),
+    "transposed": (nn.ConvTranspose2d(6, 4, 4, padding=1, stride=2), (4, 6, 12, 12)),
+    "transposed, cropped": (nn.ConvTranspose1d(6, 4, 6, padding=1, stride=3, output_padding=1), (4, 6, 40)),
     "depthwise": (nn.Conv2d(6, 6, 5, padding=2, groups=6), (4, 6, 14, 14)),
     "depthwise, two outputs each": (nn.Conv1d(6, 12, 3, padding=1, groups=6), (4, 6, 40)),
 }

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -46,7 +47,11 @@ def test_all_taps_as_rows_reproduce_the_original(
 
 
 def _one_conv(
-    weight: Tensor, bias: Tensor | None, arguments: tuple[object, ...], shape: tuple[int, ...]
+    weight: Tensor,
+    bias: Tensor | None,
+    arguments: tuple[object, ...],
+    shape: tuple[int, ...],
+    transposed: Any = None,
 ) -> fx.GraphModule:
     root, graph = nn.Module(), fx.Graph()
     root.register_module("conv", nn.Module())
@@ -55,7 +60,7 @@ def _one_conv(
     x = graph.placeholder("x")
     parameters = [graph.get_attr("conv.weight"), None if bias is None else graph.get_attr("conv.bias")]
     overload = "padding" if isinstance(arguments[1], str) else "default"
-    convolve = getattr(getattr(aten, f"conv{weight.dim() - 2}d"), overload)
+    convolve = transposed or getattr(getattr(aten, f"conv{weight.dim() - 2}d"), overload)
     conv = graph.call_function(convolve, (x, *parameters, *arguments))
     graph.output(conv)
     gm = fx.GraphModule(root, graph)
@@ -66,7 +71,7 @@ def _one_conv(
 
 @st.composite
 def convolutions(draw: st.DrawFn) -> tuple[fx.GraphModule, tuple[int, ...]]:
-    """A graph of one convolution and its input's shape: 1 to 3 axes, dense, grouped or depthwise, any geometry."""
+    """A graph of one convolution and its input's shape: 1 to 3 axes, dense, grouped, depthwise or transposed."""
     axes = draw(st.integers(1, 3))
 
     def each(low: int, high: int) -> list[int]:
@@ -82,7 +87,16 @@ def convolutions(draw: st.DrawFn) -> tuple[fx.GraphModule, tuple[int, ...]]:
     weight = torch.randn(groups * outer, inner, *kernel, generator=generator, dtype=torch.float64)
     bias = torch.randn(groups * outer, generator=generator, dtype=torch.float64) if draw(st.booleans()) else None
     shape = (2, groups * inner, *size)
-    return _one_conv(weight, bias, (stride, padding, dilation, groups), shape), shape
+    if isinstance(padding, str) or not draw(st.booleans()):
+        return _one_conv(weight, bias, (stride, padding, dilation, groups), shape), shape
+    extra = [draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True)]
+    reach = [s * 5 + d * (k - 1) for s, d, k in zip(stride, dilation, kernel, strict=True)]
+    padding = [min(p, r // 2) for p, r in zip(padding, reach, strict=True)]
+    weight = torch.randn(groups * inner, outer, *kernel, generator=generator, dtype=torch.float64)
+    target = (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)[axes - 1]
+    gm = _one_conv(weight, bias, (stride, padding, extra, groups, dilation), shape, target)
+    assume(not find_sites(gm)[1])
+    return gm, shape
 
 
 @settings(max_examples=60, deadline=None)
@@ -109,7 +123,7 @@ def test_few_rows_between_pixels_are_the_same_in_every_form(
     gm, shape = made
     (site,), _ = find_sites(gm)
     block = stand_in(site, each * site.in_channels, seed=seed)
-    bias = torch.randn(site.out_channels, dtype=torch.float64)
+    bias = torch.randn(site.block_outputs, dtype=torch.float64)
     block = replace(block, weight=block.weight.double(), shift=block.shift.double(), bias=bias)
     converted = replace_sites(gm, {site.name: block})
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

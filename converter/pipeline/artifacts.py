@@ -1,0 +1,97 @@
+"""The last steps of a conversion: artifacts written, reloaded and compared, then the report with its bundle and hashes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aslconvert.converter.export.atomic import write_files
+from aslconvert.converter.export.int8 import open_session, run_onnx
+from aslconvert.converter.export.verify import SUMS, verify_dir
+from aslconvert.converter.export.write import CHECK, MANIFEST, left_out, write_artifacts
+from aslconvert.converter.options import ConvertOptions
+from aslconvert.converter.passes.stages import Stages
+from aslconvert.converter.pipeline.judge import Judge
+from aslconvert.converter.pipeline.plan_file import PLAN
+from aslconvert.converter.pipeline.subject import Subject
+from aslconvert.converter.pipeline.variants import Made
+from aslconvert.converter.report.bundle import bundle_bytes
+from aslconvert.converter.report.html import render_html
+from aslconvert.converter.report.schema import Artifact, Report
+
+BUNDLE = "report.zip"
+
+
+def prove(
+    out: Path,
+    best: Made,
+    subject: Subject,
+    *,
+    options: ConvertOptions,
+    batches: Sequence[tuple[Tensor, ...]],
+    stages: Stages,
+    judge: Judge,
+) -> tuple[list[Artifact], dict[str, str]]:
+    """Write the artifacts of ``best`` into ``out`` and reload each; also which could not be made, and why.
+
+    The 8-bit form is another function than the variant: it is scored by ``judge`` like a variant of its own.
+    Raises VerificationFailed for an artifact that does not reproduce the variant.
+    """
+    stages.record("replace_sites", subject.gm, best.gm, preserves=False)
+    written = write_artifacts(
+        out,
+        best.gm,
+        subject.program,
+        inputs=subject.example,
+        kinds=options.artifacts,
+        calibration=batches,
+        stages=stages,
+    )
+    sizes = {item["path"]: item["bytes"] for item in written}
+    artifacts = []
+    for proof in verify_dir(out):
+        score = judge.score(_onnx(out / proof["path"])) if proof["kind"] == "int8" else None
+        artifacts.append(
+            Artifact(
+                path=proof["path"],
+                sha256=proof["sha256"],
+                kind=proof["kind"],
+                bytes=sizes.get(proof["path"]),
+                max_abs_diff=proof["max_abs_diff"],
+                tolerance=proof["tolerance"],
+                reloaded=proof["reloaded"],
+                checks=proof["checks"],
+                notes=tuple(proof["notes"]),
+                metric=None if score is None else score.metric,
+                agreement=None if score is None else score.agreement,
+            )
+        )
+    return artifacts, left_out(out)
+
+
+def write_report(out: Path, report: Report, plan: bytes) -> None:
+    """Write report.json, report.html, the plan, the bundle of all that is to be read, and the hashes of every file."""
+    page = render_html(report)
+    files = {"report.json": report.to_json().encode(), "report.html": page.encode(), PLAN: plan}
+    files[BUNDLE] = bundle_bytes(report, page, plan)
+    sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    for name in (*(artifact.path for artifact in report.artifacts), MANIFEST, CHECK):
+        sums[name] = hashlib.sha256((out / name).read_bytes()).hexdigest()
+    files[SUMS] = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())).encode()
+    write_files(out, files)
+
+
+def _onnx(path: Path) -> Callable[..., Any]:
+    session = open_session(path.read_bytes())
+    names = [item.name for item in session.get_inputs()]
+
+    def run(*inputs: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            return run_onnx(session, inputs, names)
+
+    return run

@@ -1,0 +1,73 @@
+"""``plan.json``: what measuring and the clock decided in a run, so that another run can repeat it.
+
+Latencies decide which plans are tried and which variant is chosen, and time decides how long each is healed. A run that
+is given the file takes all three from it; the rest follows from model, data, seed and threads alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from aslconvert.converter.errors import UsageError
+from aslconvert.converter.pipeline.planning import Planned, Survey, read_survey, survey_record
+from aslconvert.converter.pipeline.variants import Made
+
+PLAN = "plan.json"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The plans with the survey they came from (without importance), the healing steps by variant, and the choice."""
+
+    plans: list[Planned]
+    survey: Survey
+    steps: dict[str, int]
+    chosen: str
+
+
+def plan_bytes(made: Sequence[Made], found: Survey, *, chosen: str, identity: str) -> bytes:
+    """The text of ``plan.json``; ``identity`` says what model, data and seed it belongs to."""
+    record = {
+        "version": VERSION,
+        "for": identity,
+        "chosen": chosen,
+        "plans": [{**asdict(variant.planned), "steps": variant.healing_steps} for variant in made],
+        **survey_record(found),
+    }
+    return (json.dumps(record, indent=1) + "\n").encode()
+
+
+def read_plan(path: Path, *, identity: str) -> Decided:
+    """What the file at ``path`` decided.
+
+    Raises:
+        UsageError: ``plan_missing``, ``plan_invalid``, or ``plan_mismatch`` when it was made for another model, other
+            data or another seed.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["version"] != VERSION:
+            raise ValueError(f"version {record['version']} is not known")
+        rows = [dict(row) for row in record["plans"]]
+        steps = {row["id"]: int(row.pop("steps")) for row in rows}
+        decided = Decided([Planned(**row) for row in rows], read_survey(record), steps, str(record["chosen"]))
+        made_for = str(record["for"])
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError("plan_missing", f"The plan '{path}' cannot be read: {error}.") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            "plan_invalid", f"'{path}' is no plan: {error!r}.", hint=f"Give the {PLAN} that a conversion wrote."
+        ) from error
+    if made_for != identity:
+        raise UsageError(
+            "plan_mismatch",
+            f"The plan '{path}' was made for another model, other data or another seed.",
+            hint="Give the same ones, or leave --plan away.",
+        )
+    if not steps or decided.chosen not in steps or min(steps.values()) < 1:
+        raise UsageError("plan_invalid", f"'{path}' names no variant that it describes, or one without a step.")
+    return decided
