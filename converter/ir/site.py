@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aslconvert.converter.ir.reasons import KEPT
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -151,3 +153,7 @@ class Refusal:
     code: str
     message: str
     site: ConvSite | None = None
+
+    def __post_init__(self) -> None:
+        if self.code not in KEPT:
+            raise ValueError(f"'{self.code}' is no reason to keep '{self.name}'; see converter/ir/reasons.py")
