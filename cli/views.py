@@ -102,6 +102,10 @@ def show_verification(results: Sequence[Mapping[str, Any]], console: Console) ->
         far = f"{result['max_abs_diff']:.3g}"
         table.add_row(escape(result["path"]), result["kind"], far, f"{result['tolerance']:.3g}")
     console.print(table)
+    for result in results:
+        where = ", ".join(f"{name} {value:.2g}" for name, value in result["checks"].items())
+        for text in filter(None, (where, *result["notes"])):
+            console.print(f"  {result['path']}: {text}", markup=False)
 
 
 def show_report(report: Report, console: Console, *, folder: Path | None) -> None:
@@ -134,6 +138,11 @@ def show_report(report: Report, console: Console, *, folder: Path | None) -> Non
     if folder is not None:
         for artifact in report.artifacts:
             console.print(f"  {folder / artifact.path}", markup=False)
+            if artifact.agreement is not None:
+                distance = f"relative L2 distance to the original {artifact.agreement.relative_l2:.4f}"
+                console.print(f"    on the test split: {_metric(artifact.metric)}, {distance}", markup=False)
+        for kind, reason in report.artifacts_left_out.items():
+            console.print(f"  [bold red]left out: {kind}.[/] {escape(reason)}")
         console.print(f"  {folder / 'report.html'}", markup=False)
 
 

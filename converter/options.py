@@ -104,7 +104,7 @@ class ConvertOptions:
             "artifacts",
             f"must be of {', '.join(ARTIFACTS)}",
         )
-        _require(self.heal_steps is None or self.heal_steps >= 0, "heal_steps", "must be 0 or more")
+        _require(self.heal_steps is None or self.heal_steps >= 1, "heal_steps", "must be 1 or more")
         _require(self.batch is None or self.batch >= 1, "batch", "must be 1 or more")
         _require(0 <= self.seed < 2**63, "seed", "must be between 0 and 2^63 - 1")
         _require(self.size is None or min(self.size) >= 1, "size", "must be 1 or more in both directions")

@@ -12,6 +12,7 @@ from aslconvert.cli.console import answer_stream, page, write_json
 from aslconvert.converter.options import (
     DEFAULT_SEED,
     ConvertOptions,
+    parse_artifacts,
     parse_crop,
     parse_duration,
 )
@@ -68,6 +69,34 @@ def convert(
         int | None,
         typer.Option("--batch", min=1, help="Samples a call that latency is measured with.", show_default="1"),
     ] = None,
+    artifacts: Annotated[
+        str,
+        typer.Option(
+            "--artifacts",
+            metavar="KIND,..",
+            help="What to write: portable, fast, trainable, onnx, int8, weights, code, aoti; default (all but int8 and "
+            "aoti) or all.",
+        ),
+    ] = "default",
+    heal_steps: Annotated[
+        int | None,
+        typer.Option("--heal-steps", min=1, help="Heal by steps, not by time: repeatable.", show_default=False),
+    ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            "--plan",
+            metavar="FILE",
+            help="Repeat the plans, steps and choice of an earlier run's plan.json instead of measuring them.",
+            show_default=False,
+        ),
+    ] = None,
+    dump_passes: Annotated[
+        Path | None,
+        typer.Option(
+            "--dump-passes", metavar="DIR", help="Write the graph before and after each pass.", show_default=False
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Convert MODEL: rewrite its convolutions, fit, heal and measure, and write the chosen variant to DIR."""
@@ -83,6 +112,10 @@ def convert(
         seed=seed,
         threads=threads,
         batch=batch,
+        artifacts=parse_artifacts(artifacts),
+        heal_steps=heal_steps,
+        plan=plan,
+        dump_passes=dump_passes,
         heal_crop=None if heal_crop is None else parse_crop(heal_crop),
         **options.preparation(size=size, scale=scale, mean=mean, std=std, channels=channels),
     )

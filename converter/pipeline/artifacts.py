@@ -1,4 +1,4 @@
-"""The last steps of a conversion: artifacts written, reloaded and compared, then the report with its bundle and hashes."""
+"""The last steps of a conversion: artifacts are written, reloaded and compared, then the report with its bundle."""
 
 from __future__ import annotations
 

@@ -160,14 +160,23 @@ class Variant(_Record):
 
 
 class Artifact(_Record):
-    """A file of the chosen variant; ``path`` is relative to the report's folder."""
+    """A file of the chosen variant; ``path`` is relative to the report's folder.
+
+    ``checks`` gives the greatest difference by what it was run in after the reload, ``tolerance`` what is allowed.
+    ``metric`` and ``agreement`` are of the test split, only for a file that is another function than the variant.
+    """
 
     path: str
     sha256: Sha256
     kind: str
     bytes: Count | None = None
     max_abs_diff: float | None = Field(default=None, ge=0)
+    tolerance: float | None = Field(default=None, ge=0)
     reloaded: bool
+    checks: dict[str, float] = {}
+    notes: tuple[str, ...] = ()
+    metric: MetricValue | None = None
+    agreement: Agreement | None = None
 
 
 class Report(_Record):
@@ -188,6 +197,7 @@ class Report(_Record):
     variants: tuple[Variant, ...]
     chosen: str | None
     artifacts: tuple[Artifact, ...]
+    artifacts_left_out: dict[str, str] = Field(default={}, description="reason by kind, of those asked for")
     runtimes_unavailable: dict[Runtime, str] = Field(default={}, description="reason by runtime")
     timings: dict[str, float] = Field(description="seconds by stage")
 

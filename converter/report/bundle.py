@@ -1,0 +1,78 @@
+"""The report to hand on: one zip of the page, the record, its tables and its pictures, without weights."""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from collections.abc import Iterable
+
+from aslconvert.converter.report.charts import frontier_svg, runtimes_svg
+from aslconvert.converter.report.schema import Report
+
+MOMENT = (1980, 1, 1, 0, 0, 0)
+"""The zip format's first moment: the same report gives the same file."""
+
+
+def bundle_bytes(report: Report, page: str, plan: bytes) -> bytes:
+    """The zip file: report.html (``page``), report.json, plan.json, variants.csv, sites.csv and the charts as SVG."""
+    files = {
+        "report.html": page.encode(),
+        "report.json": report.to_json().encode(),
+        "plan.json": plan,
+        "variants.csv": _csv(_variants(report)),
+        "sites.csv": _csv(_sites(report)),
+        "frontier.svg": str(frontier_svg(report)).encode(),
+        "runtimes.svg": str(runtimes_svg(report)).encode(),
+    }
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            entry = zipfile.ZipInfo(name, MOMENT)
+            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            archive.writestr(entry, data)
+    return buffer.getvalue()
+
+
+def _variants(report: Report) -> Iterable[list[object]]:
+    yield [
+        "id",
+        "metric",
+        "value",
+        "loss",
+        "relative_l2",
+        "runtime",
+        "p50_ms",
+        "speedup",
+        "params",
+        "macs",
+        "dominated",
+    ]
+    first = report.original
+    best = first.latency[first.fastest_runtime].p50_ms
+    metric = first.metric
+    yield ["original", metric and metric.name, metric and metric.value, 0, 0, first.fastest_runtime, best, 1,
+           first.params, first.macs, False]  # fmt: skip
+    for variant in report.variants:
+        metric, runtime = variant.metric, variant.fastest_runtime
+        yield [variant.id, metric and metric.name, metric and metric.value, variant.loss and variant.loss.value,
+               variant.agreement.relative_l2, runtime, variant.latency[runtime].p50_ms, variant.best_speedup,
+               variant.params, variant.macs, variant.dominated]  # fmt: skip
+
+
+def _sites(report: Report) -> Iterable[list[object]]:
+    yield ["name", "kind", "action", "reason", "rows", "fit_error", "latency_before_ms", "latency_after_ms"]
+    for site in report.sites:
+        yield [site.name, site.kind, site.action, site.reason, site.rows, site.fit_error, site.latency_before_ms,
+               site.latency_after_ms]  # fmt: skip
+
+
+def _csv(rows: Iterable[list[object]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for row in rows:
+        # A name that starts with = would be a formula to a spreadsheet.
+        writer.writerow(
+            [f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@") else cell for cell in row]
+        )
+    return text.getvalue().encode()
