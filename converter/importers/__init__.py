@@ -1,0 +1,1 @@
+"""Turns every kind of model a user can name into an exported program: files, factories, ONNX, known architectures."""

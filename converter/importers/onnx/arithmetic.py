@@ -1,0 +1,161 @@
+"""Elementwise arithmetic, comparison and choice, on tensors and on sizes."""
+
+from __future__ import annotations
+
+import math
+import operator as op
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aslconvert.converter.importers.onnx.call import Call
+from aslconvert.converter.importers.onnx.registry import Result, operator
+from aslconvert.converter.importers.onnx.values import Host
+
+Binary = Callable[[Any, Any], Any]
+
+
+def _divide_numbers(a: Any, b: Any) -> Any:
+    if isinstance(a, int) and isinstance(b, int):
+        # Integers are divided towards zero.
+        return -(abs(a) // abs(b)) if (a < 0) != (b < 0) else a // b
+    return a // b if isinstance(a, (int, torch.SymInt)) and isinstance(b, (int, torch.SymInt)) else a / b
+
+
+def _divide(a: Any, b: Any) -> Tensor:
+    whole = all(not value.is_floating_point() if isinstance(value, Tensor) else type(value) is int for value in (a, b))
+    return torch.div(a, b, rounding_mode="trunc") if whole else torch.div(a, b)
+
+
+BINARY: dict[str, tuple[Binary, Binary]] = {
+    "Add": (op.add, op.add),
+    "Sub": (op.sub, op.sub),
+    "Mul": (op.mul, op.mul),
+    "Div": (_divide, _divide_numbers),
+    "Pow": (op.pow, op.pow),
+    "And": (torch.logical_and, op.and_),
+    "Or": (torch.logical_or, op.or_),
+    "Xor": (torch.logical_xor, op.xor),
+}
+COMPARISONS: dict[str, Binary] = {
+    "Equal": op.eq,
+    "Greater": op.gt,
+    "GreaterOrEqual": op.ge,
+    "Less": op.lt,
+    "LessOrEqual": op.le,
+}
+VARIADIC: dict[str, tuple[Binary, Binary]] = {
+    "Max": (torch.maximum, torch.sym_max),
+    "Min": (torch.minimum, torch.sym_min),
+    "Sum": (op.add, op.add),
+}
+UNARY: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "Abs": (torch.abs, abs),
+    "Ceil": (torch.ceil, math.ceil),
+    "Floor": (torch.floor, math.floor),
+    "Neg": (torch.neg, op.neg),
+    "Not": (torch.logical_not, torch.sym_not),
+}
+
+
+def _terms(call: Call) -> tuple[Any, Any]:
+    """Both operands, at least one of them a tensor."""
+    first, second = call.term(0), call.term(1)
+    if not isinstance(first, Tensor) and not isinstance(second, Tensor):
+        first = call.tensor(0)
+    return first, second
+
+
+def _register_binary(name: str, on_tensors: Binary, on_numbers: Binary, *, compares: bool = False) -> None:
+    @operator(name)
+    def rule(call: Call) -> Result:
+        hosts = call.hosts()
+        if hosts is not None:
+            return hosts[0].map(on_numbers, hosts[1], dtype=torch.bool if compares else None)
+        first, second = _terms(call)
+        if name in ("And", "Or", "Xor"):
+            return on_tensors(torch.as_tensor(first), torch.as_tensor(second))  # type: ignore[no-any-return]
+        return on_tensors(first, second)  # type: ignore[no-any-return]
+
+
+for _name, (_tensors, _numbers) in BINARY.items():
+    _register_binary(_name, _tensors, _numbers)
+for _name, _comparison in COMPARISONS.items():
+    _register_binary(_name, _comparison, _comparison, compares=True)
+
+
+def _register_variadic(name: str, on_tensors: Binary, on_numbers: Binary) -> None:
+    @operator(name)
+    def rule(call: Call) -> Result:
+        hosts = call.hosts()
+        if hosts is not None:
+            return reduce(lambda a, b: a.map(on_numbers, b), hosts)
+        tensors: list[Tensor] = [call.tensor(index) for index in range(len(call.values))]
+        result: Tensor = reduce(on_tensors, tensors)
+        return result
+
+
+for _name, (_tensors, _numbers) in VARIADIC.items():
+    _register_variadic(_name, _tensors, _numbers)
+
+
+def _register_unary(name: str, on_tensor: Callable[[Any], Any], on_number: Callable[[Any], Any]) -> None:
+    @operator(name)
+    def rule(call: Call) -> Result:
+        hosts = call.hosts()
+        if hosts is not None:
+            return hosts[0].map(on_number)
+        return on_tensor(call.tensor(0))  # type: ignore[no-any-return]
+
+
+for _name, (_on_tensor, _on_number) in UNARY.items():
+    _register_unary(_name, _on_tensor, _on_number)
+
+
+@operator("Mean")
+def mean(call: Call) -> Tensor:
+    total = reduce(op.add, [call.tensor(index) for index in range(len(call.values))])
+    return total / len(call.values)
+
+
+@operator("Mod", attributes="fmod")
+def mod(call: Call) -> Result:
+    fmod = bool(call.attribute("fmod", 0))
+    hosts = call.hosts()
+    if hosts is not None and not fmod:
+        return hosts[0].map(op.mod, hosts[1])
+    first, second = _terms(call)
+    return torch.fmod(first, second) if fmod else torch.remainder(first, second)
+
+
+@operator("Where")
+def where(call: Call) -> Result:
+    hosts = call.hosts()
+    if hosts is not None:
+        condition, first, second = hosts
+        return condition.map(lambda c, a, b: a if c else b, first, second, dtype=first.dtype)
+    return torch.where(call.tensor(0), call.tensor(1), call.tensor(2))
+
+
+@operator("Cast", attributes="to saturate")
+def cast(call: Call) -> Result:
+    return _cast(call, call.dtype(call.attribute("to", 0)))
+
+
+@operator("CastLike", attributes="saturate", since=15)
+def cast_like(call: Call) -> Result:
+    like = call.value(1)
+    return _cast(call, like.dtype if isinstance(like, (Host, Tensor)) else like.value.dtype)
+
+
+def _cast(call: Call, dtype: torch.dtype) -> Result:
+    value = call.value(0)
+    if not isinstance(value, Host):
+        x = call.tensor(0)
+        return x if x.dtype == dtype else x.to(dtype)
+    if dtype.is_floating_point:
+        return value.map(torch.sym_float, dtype=dtype)
+    return value.map(bool if dtype == torch.bool else torch.sym_int, dtype=dtype)

@@ -1,0 +1,186 @@
+"""An ONNX graph as a module: constants are folded when it is built, the rest runs as torch operations."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from aslconvert.converter.errors import AslconvertError
+from aslconvert.converter.importers.onnx.call import Call
+from aslconvert.converter.importers.onnx.file import MAX_ELEMENTS, Graph, Node
+from aslconvert.converter.importers.onnx.names import Names
+from aslconvert.converter.importers.onnx.refusals import bad_graph, too_large
+from aslconvert.converter.importers.onnx.registry import Result, RuleFunction, rule_of
+from aslconvert.converter.importers.onnx.values import Constant, Host, Value
+
+BUFFERS = ("running_mean", "running_var")
+
+MAX_FOLDED = 1 << 30
+"""Elements that all folded constants may have together."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A node that is left after folding, and its rule."""
+
+    node: Node
+    rule: RuleFunction
+
+
+class OnnxModule(nn.Module):
+    """Runs the steps of a graph. Parameters carry the file's names; inputs are positional, in the file's order."""
+
+    def __init__(self, graph: Graph, steps: Sequence[Step], constants: dict[str, Constant]) -> None:
+        super().__init__()
+        self._graph = graph
+        self._steps = tuple(steps)
+        self._constants = constants
+        self._paths: dict[str, str] = {}
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """The graph's outputs: a tensor, or a tuple of them where there are several."""
+        return self.run(inputs, self._stored)
+
+    def run(self, inputs: Sequence[Tensor], store: Callable[[Constant, str, Node], Tensor]) -> Any:
+        """`forward` with constants taken from ``store``."""
+        graph = self._graph
+        values: dict[str, Value] = dict(self._constants)
+        values.update(zip((entry.name for entry in graph.inputs), inputs, strict=True))
+        for step in self._steps:
+            operands = [values[name] if name else None for name in step.node.inputs]
+            results = evaluate(step.node, step.rule, Call(step.node, graph.opset, operands, store))
+            values.update(zip(step.node.outputs, results, strict=False))
+        answer = Node("output", "Identity", "", graph.outputs, (), {})
+        outputs = Call(answer, graph.opset, [values[name] for name in graph.outputs], store)
+        tensors = tuple(outputs.tensor(index) for index in range(len(graph.outputs)))
+        return tensors[0] if len(tensors) == 1 else tensors
+
+    def settle(self, example: Sequence[Tensor]) -> None:
+        """Run once on shapes alone, and register each constant that is used under its name.
+
+        Raises ModelRefused for whatever does not run.
+        """
+        used: dict[str, tuple[Constant, str, Node]] = {}
+
+        def note(constant: Constant, role: str, node: Node) -> Tensor:
+            used.setdefault(constant.name, (constant, role, node))
+            return constant.value
+
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        with mode, torch.no_grad():
+            self.run([mode.from_tensor(tensor) for tensor in example], note)
+        names = Names()
+        for constant, role, node in used.values():
+            path = names.path(constant.name, role, node)
+            self._paths[constant.name] = path
+            self._register(path, constant.value, role)
+
+    def _register(self, path: str, value: Tensor, role: str) -> None:
+        *parents, leaf = path.split(".")
+        owner: nn.Module = self
+        for part in parents:
+            if part not in owner._modules:
+                owner.add_module(part, nn.Module())
+            owner = owner.get_submodule(part)
+        if value.is_floating_point() and role not in BUFFERS:
+            owner.register_parameter(leaf, nn.Parameter(value))
+        else:
+            owner.register_buffer(leaf, value)
+
+    def _stored(self, constant: Constant, role: str, node: Node) -> Tensor:
+        owner, _, leaf = self._paths[constant.name].rpartition(".")
+        stored: Tensor = getattr(self.get_submodule(owner), leaf)
+        return stored
+
+
+def build(graph: Graph) -> OnnxModule:
+    """The module of ``graph``, whose constants are folded. Raises ModelRefused."""
+    constants = {name: Constant.of(name, value) for name, value in graph.constants.items()}
+    known = set(constants) | {entry.name for entry in graph.inputs}
+    steps, folded = [], 0
+    for node in graph.nodes:
+        rule = rule_of(node, graph.opset)
+        for name in node.inputs:
+            if name and name not in known:
+                raise bad_graph(node.where, f"its operand '{name}' comes from nowhere.")
+        if len(known) + len(set(filter(None, node.outputs))) != len(known | set(filter(None, node.outputs))):
+            raise bad_graph(node.where, "it writes a tensor that exists already.")
+        known.update(filter(None, node.outputs))
+        if all(not name or name in constants for name in node.inputs):
+            results = _fold(node, rule.function, graph.opset, constants)
+            folded += sum(value.value.numel() for value in results.values() if node.op != "Identity")
+            if folded > MAX_FOLDED:
+                raise too_large(node.where, "the graph's constants grow beyond all bounds.")
+            constants.update(results)
+        else:
+            steps.append(Step(node, rule.function))
+    for name in graph.outputs:
+        if name not in known:
+            raise bad_graph(f"output '{name}'", "no node computes it.")
+    # A signature of its own, so that the exported program's inputs carry the file's names.
+    return _with_signature(graph)(graph, steps, constants)
+
+
+def evaluate(node: Node, rule: RuleFunction, call: Call) -> list[Value]:
+    """The outputs of one node. Raises ModelRefused that names the node."""
+    try:
+        result: Result = rule(call)
+    except AslconvertError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        raise bad_graph(node.where, lines[0] if lines else type(error).__name__) from error
+    results = result if isinstance(result, list) else [result]
+    if len(results) < len([name for name in node.outputs if name]):
+        raise bad_graph(node.where, f"it has {len(node.outputs)} outputs instead of {len(results)}.")
+    for value in results:
+        if isinstance(value, FakeTensor) and value.numel() > MAX_ELEMENTS:
+            raise too_large(node.where, f"its output has the shape {tuple(value.shape)}.")
+    return results
+
+
+def _fold(node: Node, rule: RuleFunction, opset: int, constants: dict[str, Constant]) -> dict[str, Constant]:
+    operands = [constants[name] if name else None for name in node.inputs]
+    if node.op == "Identity" and operands[0] is not None:
+        # The same tensor under two names: tied weights stay tied.
+        return {node.outputs[0]: operands[0]}
+    call = Call(node, opset, operands, lambda constant, role, user: constant.value)
+    if node.op != "Constant":
+        # First on shapes alone, so that a size beyond all bounds never becomes memory.
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            evaluate(node, rule, call)
+    with torch.no_grad():
+        results = evaluate(node, rule, call)
+    tensors = [value.tensor() if isinstance(value, Host) else value for value in results]
+    return {
+        name: Constant.of(name, value.detach().clone() if isinstance(value, Tensor) else value.value)
+        for name, value in zip(node.outputs, tensors, strict=False)
+        if name
+    }
+
+
+def _with_signature(graph: Graph) -> type[OnnxModule]:
+    def forward(self: OnnxModule, *inputs: Tensor) -> Any:
+        return OnnxModule.forward(self, *inputs)
+
+    names = ["self", *input_names(graph)]
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    signature = inspect.Signature([inspect.Parameter(name, kind) for name in names])
+    forward.__signature__ = signature  # type: ignore[attr-defined]
+    return type("OnnxGraph", (OnnxModule,), {"forward": forward})
+
+
+def input_names(graph: Graph) -> list[str]:
+    """The inputs' names as identifiers, in order."""
+    names: list[str] = []
+    for number, entry in enumerate(graph.inputs):
+        name = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in entry.name)
+        name = name if name.isidentifier() and name not in names and name != "self" else f"input_{number}"
+        names.append(name)
+    return names

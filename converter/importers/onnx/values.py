@@ -1,0 +1,74 @@
+"""What flows along the edges of an ONNX graph: tensors, constants, and numbers that are known while tracing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SMALL = 4096
+"""Constants of up to this many elements may take part in arithmetic on shapes."""
+
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A tensor that the file holds, or that was computed from such ones; ``name`` is its name in the file."""
+
+    name: str
+    value: Tensor
+    numbers: Host | None
+
+    @staticmethod
+    def of(name: str, value: Tensor) -> Constant:
+        """``value`` with its numbers read at once, while no tracing hides them, where it is small."""
+        return Constant(name, value, Host.read(value) if value.numel() <= SMALL else None)
+
+
+@dataclass(frozen=True)
+class Host:
+    """Numbers known while tracing, such as sizes: an object array of int, float, bool, SymInt, SymFloat or SymBool."""
+
+    items: np.ndarray[Any, np.dtype[np.object_]]
+    dtype: torch.dtype
+
+    @staticmethod
+    def of(values: Any, dtype: torch.dtype = torch.int64) -> Host:
+        """From a number or a (nested) list of numbers."""
+        if not isinstance(values, (list, tuple)):
+            items = np.empty((), dtype=object)
+            items[()] = values
+            return Host(items, dtype)
+        return Host(np.array(values, dtype=object), dtype)
+
+    @staticmethod
+    def read(tensor: Tensor) -> Host:
+        """The elements of a real tensor."""
+        items = np.empty(tuple(tensor.shape), dtype=object)
+        items.reshape(-1)[:] = tensor.detach().cpu().reshape(-1).tolist()
+        return Host(items, tensor.dtype)
+
+    def tensor(self) -> Tensor:
+        """As a tensor; sizes that are not known yet stay symbolic."""
+        flat = self.items.reshape(-1).tolist()
+        if all(isinstance(item, (bool, int, float)) for item in flat):
+            return torch.tensor(flat, dtype=self.dtype).reshape(self.items.shape)
+        parts = [torch.scalar_tensor(item, dtype=self.dtype) for item in flat]
+        return parts[0] if self.items.ndim == 0 else torch.stack(parts).reshape(self.items.shape)
+
+    def map(self, function: Callable[..., Any], *others: Host, dtype: torch.dtype | None = None) -> Host:
+        """Elementwise, with broadcasting."""
+        lifted = np.frompyfunc(function, 1 + len(others), 1)
+        result = lifted(self.items, *(other.items for other in others))
+        if not isinstance(result, np.ndarray):
+            return Host.of(result, dtype or self.dtype)
+        return Host(result, dtype or self.dtype)
+
+
+Value: TypeAlias = Tensor | Constant | Host
+"""A tensor of the traced graph, a constant of the file, or numbers known while tracing."""
