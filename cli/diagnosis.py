@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -43,7 +42,6 @@ class Diagnosis:
 def diagnose() -> Diagnosis:
     """Look over this installation and machine."""
     runtimes = {**available_runtimes()}
-    runtimes.setdefault("openvino", None if importlib.util.find_spec("openvino") else "not installed (optional)")
     return Diagnosis(
         python=platform.python_version(),
         versions={name: _version(name) for name in _SHOWN},

@@ -18,7 +18,10 @@ def bench(
     runtime: Annotated[
         str | None,
         typer.Option(
-            "--runtime", metavar="R,..", help="torch, torch_channels_last, compile, onnxruntime.", show_default="all"
+            "--runtime",
+            metavar="R,..",
+            help="torch, torch_channels_last, compile, onnxruntime, openvino.",
+            show_default="all",
         ),
     ] = None,
     shape: Annotated[

@@ -13,11 +13,13 @@ from torch import Tensor
 from aslconvert.converter.cost.device import DeviceProfile, device_profile, usable_cores
 from aslconvert.converter.cost.latency import DEFAULT_ROUNDS, Latency, measure
 from aslconvert.converter.cost.runtimes import (
+    ONNX_RUNTIMES,
     RUNTIMES,
     Runner,
     available_runtimes,
     compile_runner,
     onnx_runner,
+    openvino_runner,
     torch_runner,
 )
 from aslconvert.converter.errors import InfrastructureError, InternalError, ModelRefused, UsageError
@@ -25,8 +27,11 @@ from aslconvert.converter.export.onnx import onnx_bytes
 from aslconvert.converter.ir.load import load_program
 from aslconvert.converter.threads import torch_threads
 
-_ARTIFACTS = ("portable.pt2", "fast.pt2", "model.onnx")
+_ARTIFACTS = ("portable.pt2", "fast.pt2", "model.onnx", "model.int8.onnx")
 """What of a conversion's folder is timed; the first gives the inputs."""
+
+
+_ONNX = {"onnxruntime": onnx_runner, "openvino": openvino_runner}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +64,7 @@ def bench(
 ) -> BenchReport:
     """Time the ``.pt2`` or ``.onnx`` file at ``path``, or the artifacts in the folder ``path``.
 
-    A ``.pt2`` asked for in ``onnxruntime`` is exported to a temporary ``.onnx`` first.
+    A ``.pt2`` asked for in ``onnxruntime`` or ``openvino`` is exported to a temporary ``.onnx`` first.
 
     Args:
         runtimes: names of `runtimes.RUNTIMES`; None takes all.
@@ -114,9 +119,9 @@ def _files(path: Path) -> list[Path]:
 
 def _runtimes_of(file: Path, files: Sequence[Path], wanted: Sequence[str]) -> list[str]:
     if file.suffix == ".onnx":
-        return [name for name in wanted if name == "onnxruntime"]
-    # Of a folder's files only the .onnx itself is timed in ONNX Runtime; the fused op has no ONNX form anyway.
-    return [name for name in wanted if name != "onnxruntime" or len(files) == 1]
+        return [name for name in wanted if name in ONNX_RUNTIMES]
+    # Of a folder's files only the .onnx itself is timed in their runtimes; the fused op has no ONNX form anyway.
+    return [name for name in wanted if name not in ONNX_RUNTIMES or len(files) == 1]
 
 
 def _inputs(files: Sequence[Path], shape: Sequence[int] | None, seed: int) -> tuple[Tensor, ...]:
@@ -137,15 +142,15 @@ def _inputs(files: Sequence[Path], shape: Sequence[int] | None, seed: int) -> tu
 
 def _runner(file: Path, runtime: str, inputs: Sequence[Tensor], *, threads: int, scratch: Path) -> Runner:
     if file.suffix == ".onnx":
-        return onnx_runner(file, inputs, threads=threads)
+        return _ONNX[runtime](file, inputs, threads=threads)
     program = load_program(str(file))
-    if runtime == "onnxruntime":
+    if runtime in ONNX_RUNTIMES:
         target = scratch / f"{file.stem}.onnx"
         try:
             target.write_bytes(onnx_bytes(program))
         except InternalError as error:
             raise InfrastructureError("runtime_unavailable", f"it has no ONNX form: {error.message}") from error
-        return onnx_runner(target, inputs, threads=threads)
+        return _ONNX[runtime](target, inputs, threads=threads)
     module = program.module()
     try:
         with torch.no_grad():

@@ -13,7 +13,7 @@ _TELLING_FLAGS = (
     "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16",
     "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "asimddp", "sve", "sve2", "bf16", "i8mm",
 )  # fmt: skip
-_VERSIONED = ("torch", "onnxruntime", "onnx", "numpy")
+_VERSIONED = ("torch", "onnxruntime", "openvino", "onnx", "numpy")
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,22 @@ from torch import Tensor, nn
 
 from aslconvert.converter.errors import InfrastructureError, UsageError
 
-RUNTIMES = ("torch", "torch_channels_last", "compile", "onnxruntime")
+RUNTIMES = ("torch", "torch_channels_last", "compile", "onnxruntime", "openvino")
+ONNX_RUNTIMES = ("onnxruntime", "openvino")
+"""Those that run ``.onnx`` files."""
+
 Runner = Callable[[], Any]
 
 
 def available_runtimes() -> dict[str, str | None]:
     """Every runtime by name, with None where it can be used here and else the reason why not."""
-    return {"torch": None, "torch_channels_last": None, "compile": _no_compile(), "onnxruntime": _no_onnxruntime()}
+    return {
+        "torch": None,
+        "torch_channels_last": None,
+        "compile": _no_compile(),
+        "onnxruntime": _no_onnxruntime(),
+        "openvino": _no_openvino(),
+    }
 
 
 def torch_runner(module: nn.Module, inputs: Sequence[Tensor], *, channels_last: bool = False) -> Runner:
@@ -101,6 +110,47 @@ def onnx_runner(path: str | os.PathLike[str], inputs: Sequence[Tensor], *, threa
     return run
 
 
+def openvino_runner(path: str | os.PathLike[str], inputs: Sequence[Tensor], *, threads: int) -> Runner:
+    """OpenVINO on the CPU over the ``.onnx`` file ``path``, in float32, tuned for the latency of one call.
+
+    Raises:
+        InfrastructureError: ``runtime_unavailable``, when openvino is missing or refuses the file.
+        UsageError: ``data_shape``, when the number of inputs differs.
+    """
+    if reason := _no_openvino():
+        raise InfrastructureError("runtime_unavailable", f"OpenVINO cannot be used: {reason}.")
+    import openvino
+
+    # Left alone it would compute in bfloat16 where the processor can, and be compared with float32.
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+    }
+    try:
+        core = openvino.Core()
+        model = core.read_model(os.fspath(path))
+        if len(model.inputs) == len(inputs):
+            # Fixed shapes, as in the other runtimes: left dynamic it would decide at every call.
+            model.reshape({port.any_name: list(x.shape) for port, x in zip(model.inputs, inputs, strict=True)})
+        compiled = core.compile_model(model, "CPU", settings)
+    except Exception as error:  # openvino raises bare runtime errors
+        why = " ".join(str(error).split())[:300]
+        raise InfrastructureError("runtime_unavailable", f"OpenVINO refused {Path(path).name}: {why}") from error
+    if len(compiled.inputs) != len(inputs):
+        raise UsageError(
+            "data_shape", f"{Path(path).name} takes {len(compiled.inputs)} inputs, {len(inputs)} were given."
+        )
+    feed = [x.detach().contiguous().numpy() for x in inputs]
+    request = compiled.create_infer_request()
+
+    def run() -> Any:
+        return request.infer(feed, share_inputs=True, share_outputs=True)
+
+    return run
+
+
 def to_channels_last(module: nn.Module) -> nn.Module:
     """A copy of ``module`` whose 4-D parameters and buffers lie in channels_last order; the original is untouched."""
     twin = copy.deepcopy(module)
@@ -122,6 +172,11 @@ def _no_compile() -> str | None:
     if not Path(include, "Python.h").exists():
         return "Python.h is missing (install the python3 development headers)"
     return None
+
+
+def _no_openvino() -> str | None:
+    found = importlib.util.find_spec("openvino")
+    return None if found else "the package openvino is not installed (optional: pip install 'aslconvert[openvino]')"
 
 
 def _no_onnxruntime() -> str | None:

@@ -10,7 +10,13 @@ from typing import Any
 from torch import Tensor, fx
 
 from aslconvert.converter.cost.latency import Latency, measure
-from aslconvert.converter.cost.runtimes import available_runtimes, compile_runner, onnx_runner, torch_runner
+from aslconvert.converter.cost.runtimes import (
+    available_runtimes,
+    compile_runner,
+    onnx_runner,
+    openvino_runner,
+    torch_runner,
+)
 from aslconvert.converter.errors import AslconvertError
 from aslconvert.converter.export.onnx import onnx_bytes
 from aslconvert.converter.export.reexport import reexport
@@ -27,8 +33,8 @@ FINAL_ROUNDS = 15
 class Timer:
     """Holds runners by (model, runtime) and times them together.
 
-    The original runs as it came in: eager in both layouts, compiled, and in ONNX Runtime. A variant runs on the fused
-    op in eager torch and lowered in ONNX Runtime; compiled too where asked, which takes half a minute.
+    The original runs as it came in: eager in both layouts, compiled, in ONNX Runtime and in OpenVINO. A variant runs
+    on the fused op in eager torch and lowered in the last two; compiled too where asked, which takes half a minute.
     """
 
     def __init__(self, example: tuple[Tensor, ...], *, threads: int, seed: int) -> None:
@@ -49,12 +55,12 @@ class Timer:
         self._runners[ORIGINAL, "torch"] = torch_runner(gm, self._example)
         self._runners[ORIGINAL, "torch_channels_last"] = torch_runner(gm, self._example, channels_last=True)
         self._try(ORIGINAL, "compile", lambda: compile_runner(copy_graph(gm), self._example))
-        self._try(ORIGINAL, "onnxruntime", lambda: self._onnx(ORIGINAL, gm))
+        self._add_onnx(ORIGINAL, lambda: gm)
 
     def add_variant(self, name: str, gm: fx.GraphModule) -> None:
-        """A variant (as ``replace_sites`` gives it) in eager torch and in ONNX Runtime."""
+        """A variant (as ``replace_sites`` gives it) in eager torch, in ONNX Runtime and in OpenVINO."""
         self._runners[name, "torch"] = torch_runner(fast_form(gm), self._example)
-        self._try(name, "onnxruntime", lambda: self._onnx(name, lower(gm)))
+        self._add_onnx(name, lambda: lower(gm))
 
     def add_compiled(self, name: str, gm: fx.GraphModule) -> None:
         """A variant compiled, on the fused op."""
@@ -91,11 +97,17 @@ class Timer:
         with torch_threads(self._threads):
             return measure(runners, rounds=rounds, seed=self._seed)
 
-    def _onnx(self, name: str, gm: fx.GraphModule) -> Callable[[], Any]:
+    def _add_onnx(self, name: str, build: Callable[[], fx.GraphModule]) -> None:
         path = Path(self._folder.name) / f"{name}.onnx"
-        # Fixed shapes, as a deployment that is tuned for speed would have them: original and variants alike.
-        path.write_bytes(onnx_bytes(reexport(gm, self._example)))
-        return onnx_runner(path, self._example, threads=self._threads)
+
+        def written() -> Path:
+            if not path.exists():
+                # Fixed shapes, as a deployment that is tuned for speed would have them: original and variants alike.
+                path.write_bytes(onnx_bytes(reexport(build(), self._example)))
+            return path
+
+        for runtime, runner in (("onnxruntime", onnx_runner), ("openvino", openvino_runner)):
+            self._try(name, runtime, lambda run=runner: run(written(), self._example, threads=self._threads))  # type: ignore[misc]
 
     def _try(self, name: str, runtime: str, build: Callable[[], Callable[[], Any]]) -> None:
         if runtime in self.unavailable:

@@ -12,7 +12,7 @@ from aslconvert.converter.errors import UsageError
 
 SCHEMA_VERSION = 1
 
-Runtime = str  # "torch", "torch_channels_last", "compile", "onnxruntime"
+Runtime = str  # "torch", "torch_channels_last", "compile", "onnxruntime", "openvino"
 Interval = tuple[float, float]  # 95 %, low and high
 Count = Annotated[int, Field(ge=0)]
 Milliseconds = Annotated[float, Field(ge=0)]
