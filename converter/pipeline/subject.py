@@ -93,7 +93,7 @@ def open_subject(model: str, *, data: str, options: ConvertOptions) -> Subject:
     gm = fold_batch_norm(prepare(original))
     found, refused = find_sites(gm)
     kept = [site for site in found if any(fnmatch.fnmatchcase(site.name, pattern) for pattern in options.keep)]
-    refused += [Refusal(site.name, site.node, KEPT_BY_USER, "Kept, as asked by --keep.") for site in kept]
+    refused += [Refusal(site.name, site.node, KEPT_BY_USER, "Kept, as asked by --keep.", site=site) for site in kept]
     sites = tuple(site for site in found if site not in kept)
     if not sites:
         raise NothingToConvert("nothing_to_convert", _why_not(refused))
