@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
+from aslconvert.converter.errors import ModelRefused
+
 # Importing a family registers its operators.
 from aslconvert.converter.importers.onnx import (  # noqa: F401
     activations,
@@ -21,16 +23,13 @@ from aslconvert.converter.importers.onnx import (  # noqa: F401
     resize,
     shapes,
 )
-from aslconvert.converter.errors import ModelRefused
-from aslconvert.converter.importers.onnx.file import Graph, Input, read_graph
+from aslconvert.converter.importers.onnx.file import Graph, read_graph
 from aslconvert.converter.importers.onnx.module import OnnxModule, build
 from aslconvert.converter.importers.onnx.refusals import bad_graph
 from aslconvert.converter.ir.dims import export_with
 
 EXAMPLE_BATCH, EXAMPLE_CHANNELS, EXAMPLE_SIDE = 2, 3, 224
 """What open sizes are in the example inputs: the batch, the second axis, and everything after."""
-
-Shapes = dict[int, Any] | None
 
 
 def load_onnx(path: Path, *, example: tuple[Any, ...] | None = None) -> ExportedProgram:
@@ -60,16 +59,12 @@ def example_inputs(graph: Graph) -> tuple[Tensor, ...]:
     sizes: dict[str, int] = {}
     tensors = []
     for entry in graph.inputs:
-        shape = [_size(size, axis, sizes) for axis, size in enumerate(_last_channels(entry))]
+        shape = [_size(size, axis, sizes) for axis, size in enumerate(entry.shape)]
         if entry.dtype.is_floating_point:
             tensors.append(torch.rand(shape, generator=generator).to(entry.dtype))
         else:
             tensors.append(torch.zeros(shape, dtype=entry.dtype))
     return tuple(tensors)
-
-
-def _last_channels(entry: Input) -> tuple[int | str | None, ...]:
-    return entry.shape
 
 
 def _size(size: int | str | None, axis: int, sizes: dict[str, int]) -> int:
@@ -89,35 +84,22 @@ def _check_example(graph: Graph, inputs: tuple[Any, ...]) -> None:
 
 
 def _export(module: OnnxModule, graph: Graph, inputs: tuple[Tensor, ...], path: Path) -> ExportedProgram:
-    for shapes in _declarations(graph):
-        program = export_with(module, inputs, {}, shapes)
+    for declared in _declarations(graph):
+        program = export_with(module, inputs, {}, declared)
         if program is not None:
             return program
     raise ModelRefused("export_failed", f"torch.export could not trace '{path}' at fixed sizes.")
 
 
-def _declarations(graph: Graph) -> list[tuple[Shapes, ...] | None]:
-    """From all open sizes, by name and then as torch finds them, over the batch alone, to fixed ones."""
-    if not any(not isinstance(size, int) for entry in graph.inputs for size in entry.shape):
+def _declarations(graph: Graph) -> list[tuple[dict[int, Any], ...] | None]:
+    """Every open size, then the batch alone, then fixed sizes.
+
+    Torch finds by itself which sizes are equal or multiples. Named dims refuse bounds that torch derives from its
+    kernels' 32-bit indices, such as a batch of at most 656.
+    """
+    open_axes = [[a for a, size in enumerate(entry.shape) if not isinstance(size, int)] for entry in graph.inputs]
+    if not any(open_axes):
         return [None]
-    named: dict[str, Any] = {}
-
-    def by_name(entry: Input, axis: int) -> Any:
-        size = entry.shape[axis]
-        if not isinstance(size, str):
-            return Dim.AUTO
-        return named.setdefault(size, Dim(_dim_name(size, len(named))))
-
-    def declare(choose: Any, *, most: int) -> tuple[Shapes, ...]:
-        return tuple(
-            {a: choose(entry, a) for a, size in enumerate(entry.shape) if not isinstance(size, int) and a < most}
-            for entry in graph.inputs
-        )
-
-    automatic = declare(lambda entry, axis: Dim.AUTO, most=99)
-    return [declare(by_name, most=99), automatic, declare(lambda entry, axis: Dim.AUTO, most=1), None]
-
-
-def _dim_name(name: str, number: int) -> str:
-    clean = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in name)
-    return clean if clean.isidentifier() and not clean.startswith("_") else f"size_{number}"
+    everything = tuple(dict.fromkeys(axes, Dim.AUTO) for axes in open_axes)
+    batch = tuple({axis: Dim.AUTO for axis in axes if axis == 0} for axes in open_axes)
+    return [everything, batch, None] if everything != batch else [everything, None]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from aslconvert.converter.errors import AslconvertError
-from aslconvert.converter.importers.onnx.call import Call
+from aslconvert.converter.importers.onnx.call import Call, Store
 from aslconvert.converter.importers.onnx.file import MAX_ELEMENTS, Graph, Node
 from aslconvert.converter.importers.onnx.names import Names
 from aslconvert.converter.importers.onnx.refusals import bad_graph, too_large
@@ -20,6 +21,17 @@ from aslconvert.converter.importers.onnx.registry import Result, RuleFunction, r
 from aslconvert.converter.importers.onnx.values import Constant, Host, Value
 
 BUFFERS = ("running_mean", "running_var")
+
+MODEST = frozenset(
+    (
+        *("Add", "Cast", "Concat", "Constant", "Div", "Equal", "Gather", "Mul", "Neg", "Reshape", "Shape"),
+        *("Slice", "Split", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where"),
+    )
+)
+"""Operators whose output has no more elements than the product of their operands' elements."""
+
+PASSING = ("Cast", "CastLike", "Dropout", "Identity")
+"""Operators that may do nothing whatever the sizes are."""
 
 MAX_FOLDED = 1 << 30
 """Elements that all folded constants may have together."""
@@ -42,19 +54,25 @@ class OnnxModule(nn.Module):
         self._steps = tuple(steps)
         self._constants = constants
         self._paths: dict[str, str] = {}
+        self._idle: frozenset[str] = frozenset()
 
     def forward(self, *inputs: Tensor) -> Any:
         """The graph's outputs: a tensor, or a tuple of them where there are several."""
         return self.run(inputs, self._stored)
 
-    def run(self, inputs: Sequence[Tensor], store: Callable[[Constant, str, Node], Tensor]) -> Any:
-        """`forward` with constants taken from ``store``."""
+    def run(self, inputs: Sequence[Tensor], store: Store, *, idle: set[str] | None = None) -> Any:
+        """`forward` with constants from ``store``; outputs that are just the first operand are noted in ``idle``."""
         graph = self._graph
         values: dict[str, Value] = dict(self._constants)
         values.update(zip((entry.name for entry in graph.inputs), inputs, strict=True))
         for step in self._steps:
             operands = [values[name] if name else None for name in step.node.inputs]
+            if step.node.outputs[0] in self._idle:
+                values[step.node.outputs[0]] = values[step.node.inputs[0]]
+                continue
             results = evaluate(step.node, step.rule, Call(step.node, graph.opset, operands, store))
+            if idle is not None and step.node.op in PASSING and results[0] is operands[0]:
+                idle.add(step.node.outputs[0])
             values.update(zip(step.node.outputs, results, strict=False))
         answer = Node("output", "Identity", "", graph.outputs, (), {})
         outputs = Call(answer, graph.opset, [values[name] for name in graph.outputs], store)
@@ -74,7 +92,9 @@ class OnnxModule(nn.Module):
 
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         with mode, torch.no_grad():
-            self.run([mode.from_tensor(tensor) for tensor in example], note)
+            idle: set[str] = set()
+            self.run([mode.from_tensor(tensor) for tensor in example], note, idle=idle)
+        self._idle = frozenset(idle)
         names = Names()
         for constant, role, node in used.values():
             path = names.path(constant.name, role, node)
@@ -151,7 +171,8 @@ def _fold(node: Node, rule: RuleFunction, opset: int, constants: dict[str, Const
         # The same tensor under two names: tied weights stay tied.
         return {node.outputs[0]: operands[0]}
     call = Call(node, opset, operands, lambda constant, role, user: constant.value)
-    if node.op != "Constant":
+    largest = math.prod(max(operand.value.numel(), 1) for operand in operands if operand is not None)
+    if node.op not in MODEST or largest > MAX_ELEMENTS:
         # First on shapes alone, so that a size beyond all bounds never becomes memory.
         with FakeTensorMode(allow_non_fake_inputs=True):
             evaluate(node, rule, call)

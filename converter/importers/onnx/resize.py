@@ -31,9 +31,7 @@ def resize(call: Call) -> Tensor:
     coordinates = call.require("coordinate_transformation_mode", "half_pixel", *COORDINATES)
     x = call.tensor(0)
     sizes, scales = _targets(call, x)
-    changed = [
-        axis for axis in range(x.dim()) if not _same(sizes[axis], x.shape[axis]) or not _same(scales[axis], 1.0)
-    ]
+    changed = [axis for axis in range(x.dim()) if not _same(sizes[axis], x.shape[axis]) or not _same(scales[axis], 1.0)]
     if not changed:
         return x
     if mode == "nearest":
