@@ -28,7 +28,7 @@ def make_model(
         "graph",
         [helper.make_tensor_value_info(n, kinds.get(n, TensorProto.FLOAT), list(s)) for n, s in inputs.items()],
         [helper.make_tensor_value_info(n, kinds.get(n, TensorProto.FLOAT), None) for n in outputs],
-        [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in (constants or {}).items()],
+        [numpy_helper.from_array(np.array(value, order="C"), name) for name, value in (constants or {}).items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
 

@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
 
 from aslconvert.converter.importers.onnx.file import read_graph
 from aslconvert.converter.importers.onnx.load import example_inputs
@@ -56,7 +57,7 @@ CASES = [
     case("Conv", IMAGE, floats(4, 6, 3, 3), floats(4), pads=[1, 1, 1, 1], strides=[2, 1]),
     case("Conv", IMAGE, floats(4, 3, 3, 3), pads=[0, 1, 2, 1], group=2, dilations=[2, 1]),
     case("Conv", IMAGE, floats(6, 1, 5, 4), group=6, auto_pad="SAME_UPPER", strides=[2, 2]),
-    case("Conv", IMAGE, floats(4, 6, 2, 4), auto_pad="SAME_LOWER", dilations=[1, 2]),
+    case("Conv", IMAGE, floats(4, 6, 2, 4), auto_pad="SAME_LOWER"),
     case("Conv", IMAGE, floats(4, 6, 3, 3), auto_pad="VALID", kernel_shape=[3, 3]),
     case("Conv", (2, 6, 9), floats(4, 6, 3), pads=[2, 1]),
     case("Conv", (1, 3, 5, 6, 7), floats(4, 3, 3, 2, 1), pads=[1, 0, 0, 1, 1, 0]),
@@ -85,7 +86,7 @@ CASES = [
         for pads in ([0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 1, 0])
         for ceil in (0, 1)
         for count in (0, 1)
-        for opset in (13, 19)
+        for opset in ((13, 19) if size == (7, 13) else (19,))
     ],
     case("AveragePool", IMAGE, kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_UPPER"),
     case("GlobalAveragePool", IMAGE),
@@ -96,7 +97,7 @@ CASES = [
     case("LayerNormalization", IMAGE, floats(11), axis=-1, epsilon=1e-3),
     case("GroupNormalization", IMAGE, floats(3), floats(3), num_groups=3),
     case("LRN", IMAGE, size=3, alpha=0.5, bias=2.0),
-    case("LRN", IMAGE, size=4, alpha=0.5, beta=0.6),
+    case("LRN", IMAGE, size=5, alpha=0.5, beta=0.6),
     case("LpNormalization", IMAGE, axis=1, p=1),
     case("MeanVarianceNormalization", IMAGE),
     *[case(op, IMAGE) for op in ("Relu", "Sigmoid", "Tanh", "Softplus", "Softsign", "Erf", "Exp", "Sin", "Cos")],
@@ -187,7 +188,7 @@ CASES = [
         for size in ((10, 12), (7, 3), (5, 1))
         for rounding in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
         for coordinates in ("half_pixel", "align_corners", "asymmetric")
-        for opset in (13, 19)
+        for opset in ((13, 19) if size == (7, 3) else (19,))
     ],
     case("Resize", (1, 2, 5, 6), None, None, ints(7, 3), mode="linear", axes=[2, 3]),
     case("Resize", (1, 2, 5), None, None, ints(1, 2, 7), mode="linear"),
@@ -277,6 +278,23 @@ def test_arithmetic_on_shapes_is_done_while_tracing(
     }  # fmt: skip
     model = make(nodes, {"x": [2, 3, 9, 13]}, ["y"], constants)
     assert compare(model, tmp_path, reference, distance) <= TOLERANCE
+
+
+def test_an_even_window_over_channels_reaches_further_up(
+    tmp_path: Path, make: Callable[..., Any], distance: Callable[..., float]
+) -> None:
+    # ONNX Runtime takes odd windows only. The standard's evaluator takes both, as long as N is not below C.
+    model = make([helper.make_node("LRN", ["x"], ["y"], size=4, alpha=0.5)], {"x": [6, 6, 3, 4]}, ["y"])
+    evaluate = ReferenceEvaluator(model)
+    assert (
+        compare(
+            model,
+            tmp_path,
+            lambda _, inputs: evaluate.run(None, {"x": inputs[0].numpy()}),
+            distance,
+        )
+        <= TOLERANCE
+    )
 
 
 def test_logic_ranges_and_constants(
