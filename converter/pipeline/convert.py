@@ -20,7 +20,7 @@ from aslconvert.converter.passes.stages import Stages
 from aslconvert.converter.pipeline import record
 from aslconvert.converter.pipeline.artifacts import prove, write_report
 from aslconvert.converter.pipeline.judge import AGREEMENT_NAME, DEFAULT_MAX_DROP, Judge, metric_for
-from aslconvert.converter.pipeline.plan_file import plan_bytes, read_plan
+from aslconvert.converter.pipeline.plan_file import identity_of, plan_bytes, read_plan
 from aslconvert.converter.pipeline.planning import Planned, Survey, load_plans, make_plans, store_plans, survey
 from aslconvert.converter.pipeline.state import State
 from aslconvert.converter.pipeline.subject import Subject, open_subject
@@ -74,7 +74,9 @@ class _Conversion:
             folder = None if options.dry_run else options.dump_passes
             self.stages = Stages(self.subject.program, inputs=self.subject.example, folder=folder)
             self.stages.run(("prepare", "fold_batch_norm"), self.subject.original)
-        self.decided = None if options.plan is None else read_plan(options.plan, identity=self._identity())
+        self.decided = (
+            None if options.plan is None else read_plan(options.plan, identity=identity_of(self.subject, options))
+        )
         self.metric = metric_for(self.subject.data.split("test"), options.metric)
 
     def run(self) -> Report:
@@ -208,7 +210,7 @@ class _Conversion:
             seed=options.seed,
         )
         report = report.model_copy(update={"artifacts_left_out": left_out})
-        plan = plan_bytes(made, found, chosen=chosen, identity=self._identity())
+        plan = plan_bytes(made, found, chosen=chosen, identity=identity_of(subject, options))
         write_report(self.out, report, plan)
         return report
 
@@ -258,13 +260,6 @@ class _Conversion:
             dump_passes=None,
         )
         return hashlib.sha256(f"{self.subject.fingerprint}|{kept}".encode()).hexdigest()
-
-    def _identity(self) -> str:
-        """What a plan file must have been made for: model, data, and everything a site's cost and fit derive from."""
-        options = self.options
-        return hashlib.sha256(
-            f"{self.subject.fingerprint}|{options.seed}|{options.keep}|{options.heal_crop}".encode()
-        ).hexdigest()
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

@@ -6,13 +6,16 @@ is given the file takes all three from it; the rest follows from model, data, se
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from aslconvert.converter.errors import UsageError
+from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.pipeline.planning import Planned, Survey, read_survey, survey_record
+from aslconvert.converter.pipeline.subject import Subject
 from aslconvert.converter.pipeline.variants import Made
 
 PLAN = "plan.json"
@@ -27,6 +30,12 @@ class Decided:
     survey: Survey
     steps: dict[str, int]
     chosen: str
+
+
+def identity_of(subject: Subject, options: ConvertOptions) -> str:
+    """What a plan belongs to: the model, the data, and the options that its sites' fits and costs derive from."""
+    parts = f"{subject.fingerprint}|{options.seed}|{options.keep}|{options.heal_crop}"
+    return hashlib.sha256(parts.encode()).hexdigest()
 
 
 def plan_bytes(made: Sequence[Made], found: Survey, *, chosen: str, identity: str) -> bytes:

@@ -3,10 +3,12 @@
 import contextlib
 import importlib
 import io
+import json
 import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ import torch
 from aslconvert.cli.main import main
 from aslconvert.converter.errors import TargetNotReached
 from aslconvert.converter.export.verify import check_dir
+from aslconvert.converter.options import DEFAULT_ARTIFACTS
 from aslconvert.converter.pipeline.convert import tell_if_missed
 from aslconvert.converter.report.schema import Report, read_report
 
@@ -76,7 +79,7 @@ def resumed(quick: None, workshop: Path, tmp_path_factory: pytest.TempPathFactor
         if mounted:
             # What healing keeps needs room of its own; the disk is full when the artifacts are to be written.
             with pytest.MonkeyPatch.context() as patch:
-                module = importlib.import_module("aslconvert.converter.pipeline.convert")
+                module = importlib.import_module("aslconvert.converter.pipeline.artifacts")
                 write = module.write_artifacts
 
                 def fill_then_write(*args: Any, **kwargs: Any) -> Any:
@@ -126,14 +129,18 @@ def test_the_report_says_what_every_convolution_became(report: Report) -> None:
 
 def test_the_artifacts_are_those_that_were_verified(resumed: Resumed, report: Report) -> None:
     out = resumed.out
-    assert {artifact.kind for artifact in report.artifacts} == {"portable", "fast", "onnx", "weights"}
+    assert tuple(artifact.kind for artifact in report.artifacts) == DEFAULT_ARTIFACTS
+    assert not report.artifacts_left_out
     assert all(artifact.reloaded and artifact.max_abs_diff is not None for artifact in report.artifacts)
     assert all((out / artifact.path).stat().st_size == artifact.bytes for artifact in report.artifacts)
     # Nothing else is left: neither the state of a resumable run nor a half-written file.
     named = {artifact.path for artifact in report.artifacts}
     assert {path.name for path in out.iterdir()} - named == {
+        "SHA256SUMS",
         "artifacts.json",
         "check.safetensors",
+        "plan.json",
+        "report.zip",
         "report.html",
         "report.json",
     }
@@ -143,9 +150,34 @@ def test_a_changed_artifact_is_found_out(resumed: Resumed, tmp_path: Path) -> No
     for path in resumed.out.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     for path in tmp_path.iterdir():
-        if path.suffix in (".pt2", ".onnx", ".safetensors") and path.name != "check.safetensors":
+        if path.suffix in (".pt2", ".onnx", ".safetensors", ".py") and path.name != "check.safetensors":
             path.write_bytes(path.read_bytes()[:-40])
     assert {result["code"] for result in check_dir(tmp_path)} == {"artifact_changed"}
+
+
+def test_a_changed_report_is_found_out(resumed: Resumed, tmp_path: Path) -> None:
+    shutil.copytree(resumed.out, tmp_path / "copy")
+    page = tmp_path / "copy" / "report.html"
+    page.write_text(page.read_text().replace("Artifacts", "Artefacts"))
+    (tmp_path / "copy" / "plan.json").unlink()
+    # What is changed is told by its hash alone; nothing has to be loaded for that.
+    manifest = json.loads((tmp_path / "copy" / "artifacts.json").read_text())
+    (tmp_path / "copy" / "artifacts.json").write_text(json.dumps({**manifest, "artifacts": []}))
+    found = {result["path"]: result["code"] for result in check_dir(tmp_path / "copy")}
+    assert found["report.html"] == "artifact_changed"
+    assert found["plan.json"] == "artifact_missing"
+    assert "report.json" not in found
+
+
+def test_the_bundle_holds_what_there_is_to_read(resumed: Resumed, report: Report) -> None:
+    with zipfile.ZipFile(resumed.out / "report.zip") as archive:
+        assert archive.read("report.json") == (resumed.out / "report.json").read_bytes()
+        assert archive.read("report.html") == (resumed.out / "report.html").read_bytes()
+        rows = archive.read("variants.csv").decode().splitlines()
+        assert len(archive.read("sites.csv").decode().splitlines()) == 1 + len(report.sites)
+        assert archive.read("frontier.svg").startswith(b"<svg")
+    assert len(rows) == 2 + len(report.variants)
+    assert rows[1].startswith("original,")
 
 
 def test_the_portable_program_is_close_to_the_original(resumed: Resumed, workshop: Path, report: Report) -> None:
