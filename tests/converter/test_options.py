@@ -5,9 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aslconvert.converter.errors import UsageError
+from aslconvert.converter.export.kinds import KINDS, complete
 from aslconvert.converter.options import (
+    ARTIFACTS,
+    DEFAULT_ARTIFACTS,
     ConvertOptions,
     Crop,
+    parse_artifacts,
     parse_channels,
     parse_crop,
     parse_duration,
@@ -92,3 +96,15 @@ def test_values_out_of_range(wrong: dict[str, object]) -> None:
 def test_targets_exclude_each_other() -> None:
     with pytest.raises(UsageError, match="exclude each other"):
         ConvertOptions(max_drop=1.0, min_speedup=2.0)
+
+
+def test_kinds_of_artifact_are_read_and_completed() -> None:
+    assert parse_artifacts("default") == DEFAULT_ARTIFACTS
+    assert parse_artifacts(" all ") == ARTIFACTS == tuple(KINDS)
+    assert parse_artifacts("default,int8") == tuple(kind for kind in ARTIFACTS if kind != "aoti")
+    assert complete(parse_artifacts("code,onnx,onnx")) == ("onnx", "weights", "code")
+    assert tuple(kind.name for kind in KINDS.values() if kind.default) == DEFAULT_ARTIFACTS
+    for text in ("", ",", "portable,tensorrt"):
+        with pytest.raises(UsageError) as caught:
+            parse_artifacts(text)
+        assert caught.value.code == "bad_artifacts"

@@ -15,6 +15,7 @@ from aslconvert.converter.cost.runtimes import (
     available_runtimes,
     compile_runner,
     onnx_runner,
+    openvino_runner,
     torch_runner,
 )
 from aslconvert.converter.errors import InfrastructureError, UsageError
@@ -111,6 +112,29 @@ def _fail_within(threads: int) -> None:
     with torch_threads(threads):
         assert torch.get_num_threads() == threads
         raise RuntimeError("stop")
+
+
+def test_openvino_gets_its_inputs_in_order_and_says_what_fails(tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is optional")
+    a, b = torch.rand(2, 3), torch.rand(2, 3)
+    path = _onnx_file(tmp_path / "m.onnx")
+    (out,) = openvino_runner(path, [a, b], threads=1)().values()
+    torch.testing.assert_close(torch.from_numpy(out.copy()), a - b)
+    with pytest.raises(UsageError, match="takes 2 inputs, 1 were given"):
+        openvino_runner(path, [a], threads=1)
+    (tmp_path / "broken.onnx").write_bytes(b"not a model")
+    with pytest.raises(InfrastructureError, match=r"OpenVINO refused broken\.onnx"):
+        openvino_runner(tmp_path / "broken.onnx", [a], threads=1)
+
+
+def test_a_missing_openvino_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtimes.importlib.util, "find_spec", lambda name: None)
+    reason = available_runtimes()["openvino"]
+    assert reason is not None
+    assert "not installed" in reason
+    with pytest.raises(InfrastructureError) as caught:
+        openvino_runner(tmp_path / "m.onnx", [torch.rand(1)], threads=1)
+    assert caught.value.code == "runtime_unavailable"
 
 
 def test_threads_are_given_back() -> None:
