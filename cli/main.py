@@ -22,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("export", short_help="Write a .pt2 from your own code.")(export.export)
+app.command("export", short_help="Write a model as a .pt2.")(export.export)
 app.command("inspect", short_help="Show what would be converted and why.")(inspect.inspect)
 app.command("convert", short_help="Make a model faster, prove it and report.")(convert.convert)
 app.command("verify", short_help="Reload every artifact and compare.")(verify.verify)

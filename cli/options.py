@@ -11,7 +11,11 @@ from aslconvert.converter import options as parsed
 
 Model = Annotated[
     str,
-    typer.Argument(metavar="MODEL", help="A .pt2 file, module:factory or file.py:factory.", show_default=False),
+    typer.Argument(
+        metavar="MODEL",
+        help="A .pt2 or .onnx file, arch:NAME[@weights.safetensors], module:factory or file.py:factory.",
+        show_default=False,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 Threads = Annotated[

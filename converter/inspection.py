@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from aslconvert.converter.data.dataset import Dataset
 from aslconvert.converter.data.inputs import model_inputs
 from aslconvert.converter.data.load import load_for_model
+from aslconvert.converter.importers.model import open_model
 from aslconvert.converter.ir.dims import shape_notes
 from aslconvert.converter.ir.graph import find_sites, graph_module, notes_of
-from aslconvert.converter.ir.load import load_program
 from aslconvert.converter.ir.site import ConvSite, Refusal
 from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.passes.prepare import prepare
@@ -77,7 +77,7 @@ def inspect(model: str, *, data: str | None = None, options: ConvertOptions | No
         UsageError: the data cannot be read or does not fit the model.
     """
     options = options or ConvertOptions()
-    program = load_program(model)
+    program = open_model(model)
     specs = model_inputs(program)
     gm = prepare(graph_module(program))
     found, refused = find_sites(gm)

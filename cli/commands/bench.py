@@ -13,7 +13,9 @@ from aslconvert.converter.options import DEFAULT_SEED
 
 
 def bench(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="A .pt2, an .onnx, or a folder that convert wrote.")],
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="A folder that convert wrote, or any MODEL that convert takes.")
+    ],
     *,
     runtime: Annotated[
         str | None,
@@ -27,7 +29,7 @@ def bench(
     shape: Annotated[
         str | None,
         typer.Option(
-            "--shape", metavar="1x3x224x224", help="Shape of the input.", show_default="the example inputs of the .pt2"
+            "--shape", metavar="1x3x224x224", help="Shape of the input.", show_default="the model's example inputs"
         ),
     ] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=3, help="Samples of each row.")] = 15,

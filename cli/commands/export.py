@@ -1,4 +1,4 @@
-"""`aslconvert export`: runs the user's own factory here and writes a .pt2."""
+"""`aslconvert export`: reads a model in any form, runs the user's own factory here, and writes a .pt2."""
 
 from __future__ import annotations
 
@@ -12,21 +12,18 @@ from aslconvert.cli.console import answer_stream, page, write_json
 
 
 def export(
-    factory: Annotated[
-        str,
-        typer.Argument(metavar="FACTORY", help="module:factory or file.py:factory; it returns (module, inputs)."),
-    ],
+    model: options.Model,
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="The .pt2 to write.")],
     json: options.Json = False,
 ) -> None:
-    """Run FACTORY, which returns a module or (module, example inputs), and write it as a .pt2."""
+    """Write MODEL as a .pt2; a factory returns a module or (module, example inputs)."""
     with answer_stream() as stream:
         from aslconvert.converter.export.write import write_program
+        from aslconvert.converter.importers.model import open_model
         from aslconvert.converter.ir.dims import dynamic_axes, shape_notes
-        from aslconvert.converter.ir.load import export_factory
 
-        program = export_factory(factory)
+        program = open_model(model)
         write_program(program, output)
         answer = {"path": output, "dynamic_axes": dynamic_axes(program), "notes": shape_notes(program)}
         if json:

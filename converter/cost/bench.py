@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.export import ExportedProgram
 
 from aslconvert.converter.cost.device import DeviceProfile, device_profile, usable_cores
 from aslconvert.converter.cost.latency import DEFAULT_ROUNDS, Latency, measure
@@ -24,7 +26,7 @@ from aslconvert.converter.cost.runtimes import (
 )
 from aslconvert.converter.errors import InfrastructureError, InternalError, ModelRefused, UsageError
 from aslconvert.converter.export.onnx import onnx_bytes
-from aslconvert.converter.ir.load import load_program
+from aslconvert.converter.importers.model import is_file, open_model
 from aslconvert.converter.threads import torch_threads
 
 _ARTIFACTS = ("portable.pt2", "fast.pt2", "model.onnx", "model.int8.onnx")
@@ -32,6 +34,11 @@ _ARTIFACTS = ("portable.pt2", "fast.pt2", "model.onnx", "model.int8.onnx")
 
 
 _ONNX = {"onnxruntime": onnx_runner, "openvino": openvino_runner}
+
+_BEYOND_IMPORT = ("unsupported", "dynamic_value", "export_failed")
+"""Refusals of an .onnx file that is whole, and that ONNX's own runtimes may well run."""
+
+Loader = Callable[[Path], ExportedProgram]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +69,14 @@ def bench(
     rounds: int = DEFAULT_ROUNDS,
     seed: int = 0,
 ) -> BenchReport:
-    """Time the ``.pt2`` or ``.onnx`` file at ``path``, or the artifacts in the folder ``path``.
+    """Time the model that ``path`` names, as `open_model` reads it, or the artifacts in the folder ``path``.
 
-    A ``.pt2`` asked for in ``onnxruntime`` or ``openvino`` is exported to a temporary ``.onnx`` first.
+    What is no ``.onnx`` is exported to a temporary one for ``onnxruntime`` and ``openvino``. An ``.onnx`` goes to them
+    as it is, and is imported for the others.
 
     Args:
         runtimes: names of `runtimes.RUNTIMES`; None takes all.
-        shape: of the model's single input; None takes the example inputs that the ``.pt2`` holds.
+        shape: of the model's single input; None takes the model's example inputs.
         threads: for every runtime alike; None takes every core this process may use.
 
     Raises:
@@ -82,7 +90,8 @@ def bench(
         )
     count = usable_cores() if threads is None else threads
     files = _files(Path(path))
-    inputs = _inputs(files, shape, seed)
+    load: Loader = cache(lambda file: open_model(str(file)))
+    inputs = _inputs(files, shape, seed, load)
     runners: dict[tuple[str, str], Runner] = {}
     failures: dict[tuple[str, str], str] = {}
     with torch_threads(count), tempfile.TemporaryDirectory(prefix="aslconvert-bench-") as scratch:
@@ -93,7 +102,7 @@ def bench(
                     failures[key] = reason
                     continue
                 try:
-                    runners[key] = _runner(file, runtime, inputs, threads=count, scratch=Path(scratch))
+                    runners[key] = _runner(file, runtime, inputs, load, threads=count, scratch=Path(scratch))
                 except InfrastructureError as error:
                     failures[key] = error.message
         measured = measure({"\0".join(key): run for key, run in runners.items()}, rounds=rounds, seed=seed)
@@ -112,26 +121,28 @@ def _files(path: Path) -> list[Path]:
         if not found:
             raise ModelRefused("not_a_model", f"'{path}' holds none of {', '.join(_ARTIFACTS)}.")
         return found
-    if not path.is_file():
+    if is_file(str(path)) and not path.is_file():
         raise ModelRefused("not_found", f"There is no file '{path}'.", hint="Give a .pt2, an .onnx or a folder.")
     return [path]
 
 
 def _runtimes_of(file: Path, files: Sequence[Path], wanted: Sequence[str]) -> list[str]:
     if file.suffix == ".onnx":
-        return [name for name in wanted if name in ONNX_RUNTIMES]
+        return [name for name in wanted if name in ONNX_RUNTIMES or len(files) == 1]
     # Of a folder's files only the .onnx itself is timed in their runtimes; the fused op has no ONNX form anyway.
     return [name for name in wanted if name not in ONNX_RUNTIMES or len(files) == 1]
 
 
-def _inputs(files: Sequence[Path], shape: Sequence[int] | None, seed: int) -> tuple[Tensor, ...]:
+def _inputs(files: Sequence[Path], shape: Sequence[int] | None, seed: int, load: Loader) -> tuple[Tensor, ...]:
     if shape is not None:
         return (torch.randn(*shape, generator=torch.Generator().manual_seed(seed)),)
-    if files[0].suffix == ".onnx":
-        raise UsageError(
-            "shape_missing", f"'{files[0].name}' does not say which inputs to time.", hint="Add --shape 1x3x224x224."
-        )
-    example = load_program(str(files[0])).example_inputs
+    try:
+        example = load(files[0]).example_inputs
+    except ModelRefused as refused:
+        if files[0].suffix != ".onnx" or not refused.code.startswith(_BEYOND_IMPORT):
+            raise
+        # The file's own runtimes may take it all the same, once they know what to feed it.
+        raise UsageError("shape_missing", refused.message, hint="Add --shape 1x3x224x224.") from refused
     tensors = example[0] if example is not None else ()
     if not tensors or not all(isinstance(value, Tensor) for value in tensors):
         raise UsageError(
@@ -140,10 +151,15 @@ def _inputs(files: Sequence[Path], shape: Sequence[int] | None, seed: int) -> tu
     return tuple(tensors)
 
 
-def _runner(file: Path, runtime: str, inputs: Sequence[Tensor], *, threads: int, scratch: Path) -> Runner:
-    if file.suffix == ".onnx":
+def _runner(file: Path, runtime: str, inputs: Sequence[Tensor], load: Loader, *, threads: int, scratch: Path) -> Runner:
+    if file.suffix == ".onnx" and runtime in ONNX_RUNTIMES:
         return _ONNX[runtime](file, inputs, threads=threads)
-    program = load_program(str(file))
+    try:
+        program = load(file)
+    except ModelRefused as refused:
+        if file.suffix != ".onnx" or not refused.code.startswith(_BEYOND_IMPORT):
+            raise
+        raise InfrastructureError("runtime_unavailable", f"it cannot be imported: {refused.message}") from refused
     if runtime in ONNX_RUNTIMES:
         target = scratch / f"{file.stem}.onnx"
         try:

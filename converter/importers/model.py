@@ -7,9 +7,9 @@ from typing import Any
 
 from torch.export import ExportedProgram
 
-from aslconvert.converter.importers.architectures.registry import is_architecture, load_architecture
+from aslconvert.converter.importers.architectures.registry import PREFIX, is_architecture, load_architecture
 from aslconvert.converter.importers.onnx.load import load_onnx
-from aslconvert.converter.ir.load import load_program
+from aslconvert.converter.ir.load import is_factory, load_program
 
 ONNX_SUFFIX = ".onnx"
 
@@ -30,4 +30,13 @@ def open_model(spec: str, *, example: tuple[Any, ...] | None = None) -> Exported
 
 def is_file(spec: str) -> bool:
     """Whether ``spec`` names a file, and not an architecture or code."""
-    return Path(spec).exists() or (not is_architecture(spec) and ":" not in spec)
+    return Path(spec).exists() or (not is_architecture(spec) and not is_factory(spec))
+
+
+def model_name(spec: str) -> str:
+    """A short name for reports: the file's, the architecture's or the factory's."""
+    if is_file(spec):
+        return Path(spec).stem
+    if is_architecture(spec):
+        return spec.removeprefix(PREFIX).partition("@")[0].rpartition("/")[2]
+    return spec.rpartition(":")[2]

@@ -18,9 +18,9 @@ from aslconvert.converter.data.load import load_for_model
 from aslconvert.converter.data.metrics import flatten
 from aslconvert.converter.errors import NothingToConvert, UsageError
 from aslconvert.converter.heal.pool import draw_samples
+from aslconvert.converter.importers.model import model_name, open_model
 from aslconvert.converter.inspection import KEPT_BY_USER
 from aslconvert.converter.ir.graph import find_sites, graph_module
-from aslconvert.converter.ir.load import load_program
 from aslconvert.converter.ir.site import ConvSite, Refusal
 from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.passes.fold_batch_norm import fold_batch_norm
@@ -88,7 +88,7 @@ def open_subject(model: str, *, data: str, options: ConvertOptions) -> Subject:
         NothingToConvert: no convolution can be rewritten; the message says why, site by site.
         UsageError: the data does not fit, or the model does not give finite outputs on it.
     """
-    program = load_program(model)
+    program = open_model(model)
     original = graph_module(program)
     gm = fold_batch_norm(prepare(original))
     found, refused = find_sites(gm)
@@ -113,7 +113,7 @@ def open_subject(model: str, *, data: str, options: ConvertOptions) -> Subject:
     _check_outputs(gm, example)
     path = Path(model)
     return Subject(
-        name=path.stem if path.is_file() else model.rpartition(":")[2],
+        name=model_name(model),
         source=path.name,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None,
         program=program,

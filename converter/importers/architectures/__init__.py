@@ -1,1 +1,1 @@
-"""Networks by name: definitions of pytorchcv, transformers and other installed packages, with given or random weights."""
+"""Networks by name, as installed packages define them, with given or random weights."""

@@ -52,7 +52,6 @@ def _modules() -> dict[str, str]:
 
 def _exported(path: Path) -> list[str]:
     for statement in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            if statement.targets[0].id == "__all__" and isinstance(statement.value, ast.List):
-                return [item.value for item in statement.value.elts if isinstance(item, ast.Constant)]
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "__all__":
+            return [str(name) for name in ast.literal_eval(statement.value)]
     return []

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from aslconvert.converter.importers.architectures.source import Made
 
@@ -73,10 +74,23 @@ class Transformers:
 
         preset = PRESETS.get(name, Preset(name))
         model_class = getattr(transformers, preset.model)
-        configuration = model_class.config_class(**preset.changes, return_dict=False)
+        configuration = model_class.config_class(**preset.changes)
         side = _side(configuration) if name not in PRESETS else preset.side
         channels = getattr(configuration, "num_channels", 3)
-        return model_class(configuration), (torch.rand(2, channels, side, side),)
+        return _plain(model_class(configuration)), (torch.rand(2, channels, side, side),)
+
+
+def _plain(model: Any) -> nn.Module:
+    """The same module, whose outputs are tensors: its own output class would tie a saved program to transformers."""
+    own = model.forward
+
+    def forward(pixel_values: Tensor) -> Tensor | tuple[Tensor, ...]:
+        tensors = tuple(value for value in own(pixel_values).to_tuple() if isinstance(value, Tensor))
+        return tensors[0] if len(tensors) == 1 else tensors
+
+    # Set on the instance and not in a wrapper, which would put a prefix before every parameter's name.
+    model.forward = forward
+    return model  # type: ignore[no-any-return]
 
 
 def _installed() -> bool:

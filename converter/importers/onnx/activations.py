@@ -60,7 +60,8 @@ def celu(call: Call) -> Tensor:
 @operator("Selu", attributes="alpha gamma")
 def selu(call: Call) -> Tensor:
     x = call.tensor(0)
-    return call.attribute("gamma", SELU[1]) * F.elu(x, call.attribute("alpha", SELU[0]))
+    gain: float = call.attribute("gamma", SELU[1])
+    return gain * F.elu(x, call.attribute("alpha", SELU[0]))
 
 
 @operator("ThresholdedRelu", attributes="alpha")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ DTYPES: dict[int, torch.dtype] = {
     TensorProto.BOOL: torch.bool,
 }
 
-ATTRIBUTES = {
+ATTRIBUTES: dict[int, Callable[[AttributeProto], Any]] = {
     AttributeProto.FLOAT: lambda a: float(a.f),
     AttributeProto.INT: lambda a: int(a.i),
     AttributeProto.STRING: lambda a: a.s.decode("utf-8", "replace"),
@@ -248,7 +248,8 @@ def _external(proto: TensorProto, folder: Path, size: int, where: str) -> bytes:
         raise _refused_external(where, f"'{location}' holds no {size} bytes for it at {offset}")
     with path.open("rb") as file:
         file.seek(offset)
-        return file.read(length)
+        content: bytes = file.read(length)
+    return content
 
 
 def _refused_external(where: str, what: str) -> ModelRefused:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from aslconvert.converter.importers.onnx.call import Call, axis_of
 from aslconvert.converter.importers.onnx.refusals import bad_graph
 from aslconvert.converter.importers.onnx.registry import Result, operator
-from aslconvert.converter.importers.onnx.values import Constant, Host
+from aslconvert.converter.importers.onnx.values import Constant, Host, is_known
 
 
 @operator("Slice")
@@ -44,7 +44,7 @@ def _end(end: Any, step: int) -> Any:
 def _part(call: Call, x: Tensor, axis: int, start: Any, end: Any, step: int) -> Tensor:
     if step < 0:
         size = x.shape[axis]
-        if not all(isinstance(number, int) for number in (size, start, end)):
+        if not all(is_known(number) for number in (size, start, end)):
             raise call.unsupported("a negative step over a dynamic size")
         indices = range(size)[slice(start, _end(end, step), step)]
         return x.index_select(axis, torch.tensor(list(indices), dtype=torch.int64, device=x.device))
@@ -77,13 +77,13 @@ def gather(call: Call) -> Result:
     hosts = call.hosts()
     axis = call.attribute("axis", 0)
     if hosts is not None:
-        chosen = np.take(hosts[0].items, hosts[1].items.astype(np.int64), axis_of(call, axis, hosts[0].items.ndim))
+        chosen: Any = np.take(hosts[0].items, hosts[1].items.astype(np.int64), axis_of(call, axis, hosts[0].items.ndim))
         return Host(chosen, hosts[0].dtype) if isinstance(chosen, np.ndarray) else Host.of(chosen, hosts[0].dtype)
     x = call.tensor(0)
     axis = axis_of(call, axis, x.dim())
     indices, size = call.value(1), x.shape[axis]
     known = indices.numbers if isinstance(indices, Constant) else indices if isinstance(indices, Host) else None
-    if known is not None and isinstance(size, int) and any(not -size <= i < size for i in known.items.reshape(-1)):
+    if known is not None and is_known(size) and any(not -size <= i < size for i in known.items.reshape(-1)):
         raise bad_graph(call.node.where, f"an index beyond the size {size}.")
     if known is not None and known.items.ndim == 0:
         return x.select(axis, known.items.item())
@@ -130,7 +130,7 @@ def pad(call: Call) -> Tensor:
     mode = modes[call.require("mode", "constant", *modes)]
     if mode == "circular" and call.opset < 19:
         raise call.unsupported("mode='wrap'")
-    used = [axis for axis, pair in around.items() if not all(isinstance(size, int) and size == 0 for size in pair)]
+    used = [axis for axis, pair in around.items() if not all(is_known(size) and size == 0 for size in pair)]
     if not used:
         return x
     first = min(used)

@@ -70,15 +70,18 @@ def local_response_normalization(call: Call) -> Tensor:
     total = squares.narrow(1, 0, channels)
     for start in range(1, size):
         total = total + squares.narrow(1, start, channels)
-    scale = call.attribute("alpha", 1e-4) / size
-    return x / (call.attribute("bias", 1.0) + scale * total).pow(call.attribute("beta", 0.75))
+    scale: float = call.attribute("alpha", 1e-4) / size
+    offset: float = call.attribute("bias", 1.0)
+    power: float = call.attribute("beta", 0.75)
+    return x / (offset + scale * total).pow(power)
 
 
 @operator("LpNormalization", attributes="axis p")
 def lp_normalization(call: Call) -> Tensor:
     x = call.tensor(0)
     axis = axis_of(call, call.attribute("axis", -1), x.dim())
-    return x / torch.linalg.vector_norm(x, call.require("p", 2, 1, 2), axis, keepdim=True)
+    size: Tensor = torch.linalg.vector_norm(x, call.require("p", 2, 1, 2), axis, keepdim=True)
+    return x / size
 
 
 @operator("MeanVarianceNormalization", attributes="axes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -103,16 +104,16 @@ def _single(coordinates: str, sizes: list[Any]) -> bool:
     return coordinates == "pytorch_half_pixel" and any(isinstance(size, int) and size == 1 for size in sizes)
 
 
-def _positions(size: Any, length: Any, scale: Any, coordinates: str, dtype: torch.dtype) -> Tensor:
+def _positions(size: Any, length: Any, scale: Any, coordinates: str) -> Tensor:
     """Where in the input (``length`` pixels) each of the ``size`` output pixels lies."""
-    steps = torch.arange(size, dtype=dtype)
+    steps: Tensor = torch.arange(size, dtype=torch.float32)
     if coordinates == "asymmetric":
-        return steps / scale
+        return torch.div(steps, scale)
     if coordinates == "align_corners":
         return steps * ((length - 1) / (size - 1)) if not _same(size, 1) else steps * 0
     if coordinates == "pytorch_half_pixel" and _same(size, 1):
         return steps * 0
-    return (steps + 0.5) / scale - 0.5
+    return torch.div(steps + 0.5, scale) - 0.5
 
 
 def _repeats(scales: list[Any], rounding: str, coordinates: str) -> bool:
@@ -123,19 +124,19 @@ def _repeats(scales: list[Any], rounding: str, coordinates: str) -> bool:
 
 
 def _nearest(x: Tensor, axis: int, size: Any, scale: Any, coordinates: str, rounding: str) -> Tensor:
-    places = _positions(size, x.shape[axis], scale, coordinates, torch.float32)
-    rounded = {
+    places = _positions(size, x.shape[axis], scale, coordinates)
+    roundings: dict[str, Callable[[Tensor], Tensor]] = {
         "round_prefer_floor": lambda p: torch.ceil(p - 0.5),
         "round_prefer_ceil": lambda p: torch.floor(p + 0.5),
         "floor": torch.floor,
         "ceil": torch.ceil,
-    }[rounding](places)
-    return x.index_select(axis, rounded.long().clamp(min=0, max=x.shape[axis] - 1))
+    }
+    return x.index_select(axis, roundings[rounding](places).long().clamp(min=0, max=x.shape[axis] - 1))
 
 
 def _linear(x: Tensor, axis: int, size: Any, scale: Any, coordinates: str) -> Tensor:
     last = x.shape[axis] - 1
-    places = _positions(size, x.shape[axis], scale, coordinates, torch.float32).clamp(min=0, max=last)
+    places = _positions(size, x.shape[axis], scale, coordinates).clamp(min=0, max=last)
     first = torch.floor(places).long()
     share = (places - first).to(x.dtype).reshape([-1] + [1] * (x.dim() - axis - 1))
     return torch.lerp(x.index_select(axis, first), x.index_select(axis, (first + 1).clamp(max=last)), share)

@@ -13,7 +13,7 @@ from aslconvert.converter.importers.onnx.call import Call, axis_of
 from aslconvert.converter.importers.onnx.file import MAX_ELEMENTS
 from aslconvert.converter.importers.onnx.refusals import bad_graph, too_large
 from aslconvert.converter.importers.onnx.registry import Result, operator
-from aslconvert.converter.importers.onnx.values import SMALL, Constant, Host
+from aslconvert.converter.importers.onnx.values import SMALL, Constant, Host, is_known
 
 
 @operator("Constant", attributes="value value_float value_floats value_int value_ints")
@@ -58,7 +58,7 @@ def reshape(call: Call) -> Result:
 
 
 def _is_zero(size: Any) -> bool:
-    return isinstance(size, int) and size == 0
+    return is_known(size) and size == 0
 
 
 @operator("Flatten", attributes="axis")
@@ -94,10 +94,10 @@ def squeeze(call: Call) -> Result:
     x = call.tensor(0)
     if axes is None:
         # Only sizes that are known to be 1: a dynamic one is taken to be larger.
-        axes = [axis for axis, size in enumerate(x.shape) if isinstance(size, int) and size == 1]
+        axes = [axis for axis, size in enumerate(x.shape) if is_known(size) and size == 1]
     axes = [axis_of(call, axis, x.dim()) for axis in axes]
     for axis in axes:
-        if isinstance(x.shape[axis], int) and x.shape[axis] != 1:
+        if is_known(x.shape[axis]) and x.shape[axis] != 1:
             raise bad_graph(call.node.where, f"axis {axis} has the size {x.shape[axis]}.")
     return x.squeeze(axes)
 
@@ -122,7 +122,7 @@ def expand(call: Call) -> Tensor:
     own = [1] * (rank - x.dim()) + list(x.shape)
     wanted = [1] * (rank - len(wanted)) + wanted
     # Broadcasting goes both ways: a wanted size of 1 keeps the tensor's own.
-    target = [mine if isinstance(size, int) and size == 1 else size for mine, size in zip(own, wanted, strict=True)]
+    target = [mine if is_known(size) and size == 1 else size for mine, size in zip(own, wanted, strict=True)]
     _limit(call, target)
     return x.reshape(own).expand(target) if rank > x.dim() else x.expand(target)
 
@@ -145,7 +145,7 @@ def constant_of_shape(call: Call) -> Result:
         raise bad_graph(call.node.where, "its value is not one element.")
     _limit(call, sizes)
     item = known.items.reshape(-1)[0]
-    if isinstance(call.value(0), Host) and len(sizes) <= 1 and all(isinstance(s, int) and s <= SMALL for s in sizes):
+    if isinstance(call.value(0), Host) and len(sizes) <= 1 and all(is_known(s) and s <= SMALL for s in sizes):
         return Host(np.full(sizes, item, dtype=object), known.dtype)
     return torch.full(sizes, item, dtype=known.dtype)
 
@@ -178,15 +178,15 @@ def depth_to_space(call: Call) -> Tensor:
     if call.require("mode", "DCR", "DCR", "CRD") == "CRD":
         return torch.pixel_shuffle(x, block)
     depth = x.shape[1] // block**2
-    parts = x.unflatten(1, (block, block, depth)).permute(0, 3, 4, 1, 5, 2)
+    parts: Tensor = x.reshape(-1, block, block, depth, *x.shape[2:]).permute(0, 3, 4, 1, 5, 2)
     return parts.flatten(4, 5).flatten(2, 3)
 
 
 @operator("SpaceToDepth", attributes="blocksize")
 def space_to_depth(call: Call) -> Tensor:
     x, block = call.tensor(0), _block(call)
-    parts = torch.pixel_unshuffle(x, block).unflatten(1, (x.shape[1], block**2))
-    return parts.transpose(1, 2).flatten(1, 2)
+    y = torch.pixel_unshuffle(x, block)
+    return y.reshape(-1, x.shape[1], block**2, *y.shape[2:]).transpose(1, 2).flatten(1, 2)
 
 
 def _block(call: Call) -> int:
@@ -197,7 +197,7 @@ def _block(call: Call) -> int:
 
 
 def _limit(call: Call, sizes: list[Any]) -> None:
-    known = [size for size in sizes if isinstance(size, int)]
+    known = [size for size in sizes if is_known(size)]
     if any(size < 0 for size in known):
         raise bad_graph(call.node.where, f"its shape is {known}.")
     if math.prod(known) > MAX_ELEMENTS:

@@ -16,6 +16,11 @@ SMALL = 4096
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
+def is_known(size: object) -> bool:
+    """Whether a size is a number already, and not a symbol for one."""
+    return isinstance(size, int)
+
+
 @dataclass(frozen=True)
 class Constant:
     """A tensor that the file holds, or that was computed from such ones; ``name`` is its name in the file."""

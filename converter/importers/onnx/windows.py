@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from aslconvert.converter.importers.onnx.call import Call
 from aslconvert.converter.importers.onnx.refusals import bad_graph
+from aslconvert.converter.importers.onnx.values import is_known
 
 AUTO_PAD = ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
 
@@ -37,7 +38,7 @@ def padding(
     for size, k, s, d in zip(sizes, kernel, stride, dilation, strict=True):
         total: Any = d * (k - 1)
         if s > 1:
-            total = torch.sym_max(((size + s - 1) // s - 1) * s + total + 1 - size, 0)
+            total = torch.sym_max(((size + s - 1) // s - 1) * s + total + 1 - size, 0)  # type: ignore[no-untyped-call]
         smaller = total // 2
         before.append(smaller if auto == "SAME_UPPER" else total - smaller)
         after.append(total - smaller if auto == "SAME_UPPER" else smaller)
@@ -46,13 +47,13 @@ def padding(
 
 def symmetric(before: Sequence[int], after: Sequence[int]) -> bool:
     """Whether torch's own padding argument can say it; symbolic padding counts as not."""
-    return all(isinstance(b, int) and isinstance(a, int) and a == b for b, a in zip(before, after, strict=True))
+    return all(is_known(b) and is_known(a) and a == b for b, a in zip(before, after, strict=True))
 
 
 def pad(x: Tensor, before: Sequence[int], after: Sequence[int], value: float = 0.0) -> Tensor:
     """``x`` padded on its last ``len(before)`` axes; left alone where there is nothing to pad."""
     flat = [size for pair in zip(reversed(before), reversed(after), strict=True) for size in pair]
-    if all(isinstance(size, int) and size == 0 for size in flat):
+    if all(is_known(size) and size == 0 for size in flat):
         return x
     return F.pad(x, flat, value=value)
 
