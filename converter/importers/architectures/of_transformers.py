@@ -77,10 +77,10 @@ class Transformers:
         configuration = model_class.config_class(**preset.changes)
         side = _side(configuration) if name not in PRESETS else preset.side
         channels = getattr(configuration, "num_channels", 3)
-        return _plain(model_class(configuration)), (torch.rand(2, channels, side, side),)
+        return plain(model_class(configuration)), (torch.rand(2, channels, side, side),)
 
 
-def _plain(model: Any) -> nn.Module:
+def plain(model: Any) -> nn.Module:
     """The same module, whose outputs are tensors: its own output class would tie a saved program to transformers."""
     own = model.forward
 
