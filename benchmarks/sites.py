@@ -82,7 +82,7 @@ def runners(layer: nn.Module, shape: tuple[int, ...], folder: Path) -> dict[str,
 
 
 def main() -> None:
-    """Print one line for each convolution, in milliseconds."""
+    """Print the median of each form in milliseconds, and in brackets its fastest round."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kind", choices=list(KINDS), action="append")
     parser.add_argument("--rounds", type=int, default=9)
@@ -94,7 +94,8 @@ def main() -> None:
         for layer, shape in KINDS[kind]:
             with tempfile.TemporaryDirectory() as folder:
                 timed = measure(runners(layer, shape, Path(folder)), rounds=options.rounds, min_time=0.01)
-            told = "  ".join(f"{name} {latency.p50_ms:.3f}" for name, latency in timed.items())
+            figures = {name: (latency.p50_ms, min(latency.samples)) for name, latency in timed.items()}
+            told = "  ".join(f"{name} {middle:.3f} ({least:.3f})" for name, (middle, least) in figures.items())
             print(f"  {layer} on {'x'.join(map(str, shape))}\n    {told}", flush=True)
 
 
