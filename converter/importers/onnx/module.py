@@ -33,8 +33,11 @@ MODEST = frozenset(
 PASSING = ("Cast", "CastLike", "Dropout", "Identity")
 """Operators that may do nothing whatever the sizes are."""
 
-MAX_FOLDED = 1 << 30
-"""Elements that all folded constants may have together."""
+MAX_FOLDED = 1 << 28
+"""Elements that all folded constants may have together: 1 GiB in float32."""
+
+CERTAIN = 1 << 20
+"""Up to this size of its output a modest operator is folded without a look at shapes first."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ def build(graph: Graph) -> OnnxModule:
             raise bad_graph(node.where, "it writes a tensor that exists already.")
         known.update(filter(None, node.outputs))
         if all(not name or name in constants for name in node.inputs):
-            results = _fold(node, rule.function, graph.opset, constants)
+            results = _fold(node, rule.function, graph.opset, constants, MAX_FOLDED - folded)
             folded += sum(value.value.numel() for value in results.values() if node.op != "Identity")
             if folded > MAX_FOLDED:
                 raise too_large(node.where, "the graph's constants grow beyond all bounds.")
@@ -147,8 +150,8 @@ def build(graph: Graph) -> OnnxModule:
     return _with_signature(graph)(graph, steps, constants)
 
 
-def evaluate(node: Node, rule: RuleFunction, call: Call) -> list[Value]:
-    """The outputs of one node. Raises ModelRefused that names the node."""
+def evaluate(node: Node, rule: RuleFunction, call: Call, *, most: int = MAX_ELEMENTS) -> list[Value]:
+    """The outputs of one node, of at most ``most`` elements each. Raises ModelRefused that names the node."""
     try:
         result: Result = rule(call)
     except AslconvertError:
@@ -160,22 +163,22 @@ def evaluate(node: Node, rule: RuleFunction, call: Call) -> list[Value]:
     if len(results) < len([name for name in node.outputs if name]):
         raise bad_graph(node.where, f"it has {len(node.outputs)} outputs instead of {len(results)}.")
     for value in results:
-        if isinstance(value, FakeTensor) and value.numel() > MAX_ELEMENTS:
+        if isinstance(value, FakeTensor) and value.numel() > most:
             raise too_large(node.where, f"its output has the shape {tuple(value.shape)}.")
     return results
 
 
-def _fold(node: Node, rule: RuleFunction, opset: int, constants: dict[str, Constant]) -> dict[str, Constant]:
+def _fold(node: Node, rule: RuleFunction, opset: int, constants: dict[str, Constant], most: int) -> dict[str, Constant]:
     operands = [constants[name] if name else None for name in node.inputs]
     if node.op == "Identity" and operands[0] is not None:
         # The same tensor under two names: tied weights stay tied.
         return {node.outputs[0]: operands[0]}
     call = Call(node, opset, operands, lambda constant, role, user: constant.value)
     largest = math.prod(max(operand.value.numel(), 1) for operand in operands if operand is not None)
-    if node.op not in MODEST or largest > MAX_ELEMENTS:
+    if node.op not in MODEST or largest > CERTAIN:
         # First on shapes alone, so that a size beyond all bounds never becomes memory.
         with FakeTensorMode(allow_non_fake_inputs=True):
-            evaluate(node, rule, call)
+            evaluate(node, rule, call, most=most)
     with torch.no_grad():
         results = evaluate(node, rule, call)
     tensors = [value.tensor() if isinstance(value, Host) else value for value in results]

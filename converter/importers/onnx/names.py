@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from keyword import iskeyword
 
 from torch import nn
 
@@ -10,6 +11,9 @@ from aslconvert.converter.importers.onnx.file import Node
 
 ANONYMOUS = re.compile(r"onnx::|\d+$|val_\d+|.*_output_\d+$|_?const")
 """Names that exporters make up for tensors that have none."""
+
+RESERVED = frozenset(vars(nn.Module())) | {"_constants", "_graph", "_idle", "_paths", "_steps", "run", "settle"}
+"""Attributes of a module and of `OnnxModule` beyond those that every module's class has."""
 
 
 class Names:
@@ -24,9 +28,10 @@ class Names:
         wanted = f"{path}.{role}" if ANONYMOUS.match(name) and path else name
         parts = [_identifier(part) for part in wanted.split(".") if part]
         wanted = ".".join(parts) or role
-        chosen, number = wanted, 2
+        # Without dots a name can no longer lie below another tensor's, and a number makes it unique.
+        flat, chosen, number = wanted.replace(".", "_"), wanted, 2
         while self._clashes(chosen):
-            chosen, number = f"{wanted}_{number}", number + 1
+            chosen, number = f"{flat}_{number}", number + 1
         self._taken.add(chosen)
         return chosen
 
@@ -53,7 +58,4 @@ def _module_path(node: Node) -> str:
 def _identifier(part: str) -> str:
     clean = re.sub(r"\W", "_", part, flags=re.ASCII)
     # A module's own attributes, such as `forward` or `training`, cannot be parameters.
-    return f"{clean}_" if hasattr(nn.Module, clean) or clean in _INSTANCE else clean
-
-
-_INSTANCE = frozenset(vars(nn.Module())) | {"steps"}
+    return f"{clean}_" if hasattr(nn.Module, clean) or clean in RESERVED or iskeyword(clean) else clean
