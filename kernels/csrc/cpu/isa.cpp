@@ -1,5 +1,6 @@
 // Chooses the copy of the inner loops that this machine can run.
 #include "loops.h"
+#include "plane_tiles.h"
 #include "tile_isa.h"
 
 #include <cstdlib>
@@ -62,6 +63,13 @@ const Tiles& tiles() {
 #endif
   return chosen;
 }
+
+#ifdef ASL_X86_LEVELS
+extern const PlaneTiles plane_tiles_v4;
+const PlaneTiles* plane_tiles() { return kIsa == Isa::v4 ? &plane_tiles_v4 : nullptr; }
+#else
+const PlaneTiles* plane_tiles() { return nullptr; }
+#endif
 
 #ifdef ASL_X86_LEVELS
 #define ASL_CHOOSE(type, name)                                                                           \

@@ -118,6 +118,7 @@ struct Layer {
     float* panels = static_cast<float*>(panel_scratch.get(together * panel_bytes));
     int64_t at[kMostTogether][kTile];
     Product jobs[kMostTogether];
+    Tile shapes[kMostTogether] = {};
     for (int64_t i = 0; i < together; ++i) {
       jobs[i] = product;
       jobs[i].panel = panels + i * panel_size;
@@ -134,11 +135,17 @@ struct Layer {
         tiles.sample(panels + i * panel_size, panel_step, here, plan.blocks.data(), blocks, tile);
         jobs[i].pixels = tile.height * tile.width;
         look_ahead(jobs[i], here, walk.n, tile, together);
-        int64_t* to_pixel = at[i];
-        for (int64_t y = 0; y < tile.height; ++y) {
-          const int64_t row = (tile.y0 + y) * image.extent.out[2] + tile.x0;
-          for (int64_t x = 0; x < tile.width; ++x) {
-            *to_pixel++ = walk.n * output_step + (row + x) * product.out_channels;
+        const int64_t corner = walk.n * output_step + (tile.y0 * image.extent.out[2] + tile.x0) * product.out_channels;
+        jobs[i].output = product.output + corner;
+        if (product.epilogue.residual != nullptr) jobs[i].epilogue.residual = product.epilogue.residual + corner;
+        // Nearly all tiles are alike.
+        if (tile.height != shapes[i].height || tile.width != shapes[i].width) {
+          shapes[i] = tile;
+          int64_t* to_pixel = at[i];
+          for (int64_t y = 0; y < tile.height; ++y) {
+            for (int64_t x = 0; x < tile.width; ++x) {
+              *to_pixel++ = (y * image.extent.out[2] + x) * product.out_channels;
+            }
           }
         }
       }

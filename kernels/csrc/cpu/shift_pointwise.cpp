@@ -14,6 +14,7 @@
 #include "loops.h"
 #include "panel.h"
 #include "pointwise_last.h"
+#include "pointwise_planes.h"
 #include "remember.h"
 #include "tiles.h"
 
@@ -235,7 +236,9 @@ Tensor shift_pointwise(Tensor x, Tensor shift, std::optional<Tensor> source, Ten
   const std::optional<Tensor> plain_bias = dense(bias);
   const Addends addends{plain_bias, residual, relu};
   const Tensor output = empty_output(problem, x, weight.size(0), problem.channels_last);
-  if (pointwise_last(problem, x, shift, {&weight, nullptr, weight.size(0)}, addends, output)) return output;
+  const PointwiseWeight plain{&weight, nullptr, weight.size(0)};
+  if (pointwise_last(problem, x, shift, plain, addends, output)) return output;
+  if (pointwise_planes(problem, x, shift, plain, addends, output)) return output;
   return by_rows(problem, x, shift, weight, addends, output);
 }
 
@@ -247,7 +250,9 @@ Tensor shift_pointwise_packed(Tensor x, Tensor shift, std::optional<Tensor> sour
   const std::optional<Tensor> plain_bias = dense(bias);
   const Addends addends{plain_bias, residual, relu};
   const Tensor output = empty_output(problem, x, out_channels, problem.channels_last);
-  if (pointwise_last(problem, x, shift, {nullptr, &packed, out_channels}, addends, output)) return output;
+  const PointwiseWeight weight{nullptr, &packed, out_channels};
+  if (pointwise_last(problem, x, shift, weight, addends, output)) return output;
+  if (pointwise_planes(problem, x, shift, weight, addends, output)) return output;
   return by_rows(problem, x, shift, unpacked(packed, out_channels), addends, output);
 }
 

@@ -56,7 +56,7 @@ struct Image {
 // What happens to the product on its way into the output: relu?(product + bias + residual).
 struct Epilogue {
   const float* bias;      // a multiple of sixteen of them, or null
-  const float* residual;  // at the output's own offsets, or null
+  const float* residual;  // likewise at the tile's first pixel, or null
   bool relu;
 };
 
@@ -66,9 +66,9 @@ struct Product {
   const float* weight;   // [out_channels / 16 rounded up][rows][16]
   int64_t rows;
   int64_t out_channels;
-  const int64_t* at;  // per pixel, where in the output its channels begin
+  const int64_t* at;  // per pixel, where its channels begin, from the tile's first pixel on
   int64_t pixels;     // at most panel_pixels
-  float* output;
+  float* output;      // at the tile's first pixel
   Epilogue epilogue;
   // What a later tile will read and where it will write, brought closer meanwhile: so many bytes further for each row
   // of each piece.
