@@ -168,6 +168,8 @@ def test_a_trained_network_from_a_package(reference: Callable[..., Any], distanc
     image = (noise * 255).permute(0, 2, 3, 1) - torch.tensor([104.0, 117.0, 123.0])
     with torch.no_grad():
         mine = program.module()(image)
-    assert distance(mine, reference(path, [image])) <= TOLERANCE
-    assert float(np.ptp(mine.numpy(), axis=0).max()) > 0  # different pictures, different scores
+    (theirs,) = reference(path, [image])
+    # In logarithms: its scores lie so close to 1 and 0 that a plain difference would hide any fault.
+    assert distance(mine.log(), [np.log(theirs)]) <= TOLERANCE
+    assert float(np.ptp(np.log(theirs), axis=0).max()) > 0.1  # different pictures, different scores
     assert len(find_sites(graph_module(program))[0]) == 17
