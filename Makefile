@@ -2,6 +2,7 @@
 #   PYTHON  the interpreter the environment is made from
 #   TORCH   the requirement that is installed where the environment has no torch yet
 #   BENCH_FLAGS  what is measured, such as '--shapes all --threads 1,2'
+#   ZOO_FLAGS    which architectures, such as 'resnet-18 traps'; all by default
 #   VENV_FLAGS=--system-site-packages  takes the torch that the machine already has
 
 PYTHON ?= python3
@@ -23,7 +24,7 @@ ROOMS := kernels converter workers service cli
 LINKS := $(addprefix .dev/aslconvert/,$(ROOMS))
 NATIVE_SOURCES := $(wildcard CMakeLists.txt cmake/*.cmake kernels/build.py) $(shell find kernels/csrc -type f 2>/dev/null)
 
-.PHONY: setup demo test lint bench-kernels fuzz sanitize clean
+.PHONY: setup demo test lint bench-kernels zoo fuzz sanitize clean
 
 setup: $(STAMPS)/installed $(STAMPS)/kernels
 
@@ -41,6 +42,9 @@ lint: setup
 
 bench-kernels: setup
 	$(BIN)/python benchmarks/kernels.py $(BENCH_FLAGS)
+
+zoo: setup
+	OMP_NUM_THREADS=1 PYTHONPATH=benchmarks $(BIN)/python -m zoo $(ZOO_FLAGS)
 
 fuzz: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/kernels/fuzz.py --seconds $(FUZZ_SECONDS)

@@ -1,0 +1,1 @@
+"""Many architectures through the whole engine: export, exactness, fit, artifacts, other sizes, names."""

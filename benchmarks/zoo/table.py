@@ -1,0 +1,88 @@
+"""docs/zoo.md from the record of a run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+HEAD = """# The zoo
+
+`make zoo` takes each architecture below through the whole engine and writes `out/zoo/zoo.json` and this page.
+
+For each: build it with random weights and batch-norm statistics that are neither 0 and 1 nor those of its activations;
+export it with as many dynamic sizes as torch keeps; find its convolutions; rewrite them with all taps as rows, as they
+are and lowered to standard operators, which must be the original to {exact:g}; fit one row a channel on a few smooth
+random images; write the artifacts; reload each in a fresh process without the package and compare it with the fitted
+form, also at another batch, height and width where the original takes them. Dynamic ranges and tensor names must be the
+original's. Every convolution that a forward pass runs must have its line, converted or kept with a code of
+[reasons.md](reasons.md). The fitted form must differ visibly from the original: a comparison that sees no difference
+there would see no error either.
+
+Images are small and nothing is trained: this shows that the engine is right, and nothing on speed or accuracy.
+
+{summary}
+
+| architecture | by | status | convolutions | converted | kept | exactness | new sizes | {kinds} |
+|---|---|---|---|---|---|---|---|{rules}|
+"""
+
+FEET = """
+Differences are relative to the largest output, those of artifacts absolute with the allowed one in brackets. An
+exactness in italics was decided in float64: the network magnifies what float32 rounds off, and the figure in brackets is
+the difference there. New sizes: `N` a new batch, `L`, `HW` or `THW` new spatial sizes, `-` what the network itself fixes.
+"""
+
+AXES = {3: "L", 4: "HW", 5: "THW"}
+
+
+def page(record: dict[str, Any], *, exact: float) -> str:
+    """The page of ``record``, as zoo.json holds it."""
+    models = record["models"]
+    kinds = list(dict.fromkeys(kind for model in models for kind in model["artifacts"]))
+    counts = Counter(model["status"] for model in models)
+    converted, sites = (sum(model[key] for model in models) for key in ("converted", "sites"))
+    summary = (
+        f"{len(models)} architectures: {counts['ok']} ok, {counts['refused']} refused, {counts['failed']} failed; "
+        f"{converted} of {sites} convolutions converted (torch {record['torch']}, float32, {record['seconds']:.0f} s on one core)."
+    )
+    text = HEAD.format(exact=exact, summary=summary, kinds=" | ".join(kinds), rules="|".join("---" for _ in kinds))
+    text += "".join(_row(model, kinds) for model in models) + FEET
+    notes = [f"- {model['name']}: {model['note']}" for model in models if model["note"]]
+    told = [f"- {model['name']}, {model['status']}: {model['reason']}" for model in models if model["reason"]]
+    if told:
+        text += "\n## Refused or failed\n\n" + "\n".join(told) + "\n"
+    if notes:
+        text += "\n## Built otherwise than by default\n\n" + "\n".join(notes) + "\n"
+    return text
+
+
+def _row(model: dict[str, Any], kinds: list[str]) -> str:
+    kept = ", ".join(f"{count} {code}" for code, count in model["kept"].items())
+    cells = [
+        model["name"], model["origin"], model["status"], model["sites"], model["converted"], kept,
+        _exactness(model), _sizes(model), *(_artifact(model, kind) for kind in kinds),
+    ]  # fmt: skip
+    return f"| {' | '.join(map(str, cells))} |\n"
+
+
+def _exactness(model: dict[str, Any]) -> str:
+    if model["exactness"] is None:
+        return ""
+    if model["exactness_float64"] is None:
+        return f"{model['exactness']:.1e}"
+    return f"*{model['exactness']:.1e}* ({model['exactness_float64']:.0e})"
+
+
+def _sizes(model: dict[str, Any]) -> str:
+    if len(model["shapes"]) < 2:
+        return "-" if model["status"] == "ok" else ""
+    first, *others = (case[0] for case in model["shapes"])
+    changed = {axis for other in others for axis, size in enumerate(other) if size != first[axis]}
+    letters = ("N" if 0 in changed else "", AXES[len(first)] if changed - {0} else "")
+    return " ".join(filter(None, letters))
+
+
+def _artifact(model: dict[str, Any], kind: str) -> str:
+    if kind not in model["artifacts"]:
+        return ""
+    return f"{model['artifacts'][kind]:.1e} ({model['tolerances'][kind]:.0e})"
