@@ -26,7 +26,7 @@ from aslconvert.converter.export.onnx import onnx_bytes, recast
 from aslconvert.converter.ir.graph import copy_graph
 from aslconvert.converter.ir.quiet import quiet
 from aslconvert.converter.options import DEFAULT_ARTIFACTS
-from aslconvert.converter.passes.stages import DEPLOYED, FAST, FOLDED, Stages
+from aslconvert.converter.passes.stages import DEPLOYED, FAST, FOLDED, PACKED, Stages
 
 MANIFEST = "artifacts.json"
 CHECK = "check.safetensors"
@@ -65,6 +65,7 @@ def write_artifacts(
     kinds: Sequence[str] = DEFAULT_ARTIFACTS,
     calibration: Sequence[tuple[Any, ...]] = (),
     stages: Stages | None = None,
+    packed: bool = False,
 ) -> list[dict[str, Any]]:
     """Write the variant ``gm`` (as ``replace_sites`` gives it, healed or not) of ``original`` into ``folder``.
 
@@ -73,6 +74,7 @@ def write_artifacts(
         kinds: names of `kinds.KINDS`; what one of them needs is written too.
         calibration: batches of flat inputs that the int8 form is calibrated on; by default the checked ones.
         stages: runs the passes, checks them and keeps what they did.
+        packed: whether the fast form is the one in channels_last.
 
     Returns:
         [{path, kind, sha256, bytes, notes}] without judging them: ``verify.verify_dir`` does that.
@@ -82,7 +84,9 @@ def write_artifacts(
         InternalError: a pass broke the graph. An artifact that was not asked for by name and cannot be made here is
             left out with its reason under ``left_out`` in the manifest.
     """
-    made = _Made(gm, original, inputs, calibration, stages or Stages(original, inputs=inputs))
+    made = _Made(
+        gm, original, inputs, calibration, stages or Stages(original, inputs=inputs), PACKED if packed else FAST
+    )
     files: dict[str, bytes] = {}
     left_out: dict[str, str] = {}
     for kind in complete(tuple(kinds)):
@@ -124,8 +128,10 @@ class _Made:
         inputs: tuple[Any, ...] | None,
         calibration: Sequence[tuple[Any, ...]],
         stages: Stages,
+        fast: tuple[str, ...],
     ) -> None:
         self._gm = gm
+        self._fast = fast
         self._stages = stages
         self._calibration = calibration
         self._folded = stages.run(FOLDED, gm)
@@ -138,7 +144,7 @@ class _Made:
     def build(self, kind: str) -> bytes:
         builders: dict[str, Callable[[], bytes]] = {
             "portable": lambda: program_bytes(self.portable),
-            "fast": lambda: program_bytes(self._stages.exported(self._stages.run(FAST, self._folded))),
+            "fast": lambda: program_bytes(self._stages.exported(self._stages.run(self._fast, self._folded))),
             "trainable": self._trainable,
             "onnx": self._as_onnx,
             "int8": self._as_int8,

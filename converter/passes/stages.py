@@ -23,9 +23,11 @@ from aslconvert.converter.export.atomic import write_files
 from aslconvert.converter.export.reexport import reexport_like
 from aslconvert.converter.ir.dims import dynamic_axes, example_of
 from aslconvert.converter.passes.arrange_sources import arrange_sources
+from aslconvert.converter.passes.channels_last import channels_last
 from aslconvert.converter.passes.fold_batch_norm import fold_batch_norm
 from aslconvert.converter.passes.fuse import fuse
 from aslconvert.converter.passes.lower import lower
+from aslconvert.converter.passes.mix_as_shift import mix_as_shift
 from aslconvert.converter.passes.pool_as_maxima import pool_as_maxima
 from aslconvert.converter.passes.prepare import prepare
 from aslconvert.converter.passes.sum_shifts import sum_shifts
@@ -39,6 +41,8 @@ PASSES: dict[str, Callable[[fx.GraphModule], fx.GraphModule]] = {
     "fuse": fuse,
     "sum_shifts": sum_shifts,
     "pool_as_maxima": pool_as_maxima,
+    "mix_as_shift": mix_as_shift,
+    "channels_last": channels_last,
 }
 """Those that preserve the numbers; ``replace_sites`` with fitted blocks does not, and is recorded with ``record``."""
 
@@ -50,6 +54,9 @@ DEPLOYED = ("arrange_sources", "lower")
 
 FAST = ("fuse", "sum_shifts", "pool_as_maxima")
 """From there to the fused operator, as ``fast_form`` does."""
+
+PACKED = ("mix_as_shift", "fuse", "sum_shifts", "channels_last")
+"""The same in channels_last, as ``packed_form`` does."""
 
 PRESERVED = 1e-4
 """Largest difference relative to the largest output that a pass may make: float32 sums in another order."""

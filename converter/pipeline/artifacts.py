@@ -36,10 +36,12 @@ def prove(
     batches: Sequence[tuple[Tensor, ...]],
     stages: Stages,
     judge: Judge,
+    packed: bool,
 ) -> tuple[list[Artifact], dict[str, str]]:
     """Write the artifacts of ``best`` into ``out`` and reload each; also which could not be made, and why.
 
-    The 8-bit form is another function than the variant: it is scored by ``judge`` like a variant of its own.
+    ``packed`` chooses the fast form in channels_last. The 8-bit form is another function than the variant: it is
+    scored by ``judge`` like a variant of its own.
     Raises VerificationFailed for an artifact that does not reproduce the variant.
     """
     stages.record("replace_sites", subject.gm, best.gm, preserves=False)
@@ -51,6 +53,7 @@ def prove(
         kinds=options.artifacts,
         calibration=batches,
         stages=stages,
+        packed=packed,
     )
     sizes = {item["path"]: item["bytes"] for item in written}
     artifacts = []

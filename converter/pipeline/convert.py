@@ -189,8 +189,9 @@ class _Conversion:
         best = next(v for v in made if v.planned.id == chosen)
         with self._timed("artifacts"):
             self.progress.stage("write and verify artifacts")
+            packed = timer.packed_wins(latency[chosen]) if self.decided is None else self.decided.packed
             artifacts, left_out = prove(
-                self.out, best, subject, options=options, batches=batches, stages=self.stages, judge=test
+                self.out, best, subject, options=options, batches=batches, stages=self.stages, judge=test, packed=packed
             )
         report = record.assemble(
             subject,
@@ -210,7 +211,7 @@ class _Conversion:
             seed=options.seed,
         )
         report = report.model_copy(update={"artifacts_left_out": left_out})
-        plan = plan_bytes(made, found, chosen=chosen, identity=identity_of(subject, options))
+        plan = plan_bytes(made, found, chosen=chosen, packed=packed, identity=identity_of(subject, options))
         write_report(self.out, report, plan)
         return report
 

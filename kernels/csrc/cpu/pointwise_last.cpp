@@ -66,13 +66,15 @@ struct Walk {
   }
 };
 
-constexpr int64_t kMostTogether = 8;
+constexpr int64_t kMostTogether = 16;
 
 // A weight that does not fit into the first-level cache is read once for several tiles.
 int64_t tiles_together(int64_t weight_bytes, int64_t panel_bytes) {
-  constexpr int64_t kSmall = 128 * 1024, kLarge = 1024 * 1024, kPanels = 256 * 1024;
+  constexpr int64_t kSmall = 128 * 1024, kLarge = 512 * 1024;
   const int64_t wanted = weight_bytes <= kSmall ? 1 : weight_bytes <= kLarge ? 4 : kMostTogether;
-  return std::clamp<int64_t>(kPanels / std::max<int64_t>(panel_bytes, 1), 1, wanted);
+  // A large weight comes from beyond the second-level cache each time, so that the panels may have most of that.
+  const int64_t room = weight_bytes <= kLarge ? 256 * 1024 : 768 * 1024;
+  return std::clamp<int64_t>(room / std::max<int64_t>(panel_bytes, 1), 1, wanted);
 }
 
 struct Layer {

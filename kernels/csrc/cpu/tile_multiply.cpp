@@ -102,7 +102,12 @@ ASL_INLINE void put_sums(const vec (&sum)[P][N * kParts], const Piece& piece, co
   }
 }
 
-template <int P, int N>
+// A weight that comes from beyond the second-level cache: asked for so many rows ahead, as the processor's own
+// prefetching ends with each page.
+constexpr int kWeightAhead = 32 * kBlock;
+constexpr int64_t kFarWeight = 128 * 1024;  // floats
+
+template <int P, int N, bool Far>
 void multiply_piece(const Piece& piece, const Product& product, const int64_t* at) {
   vec sum[P][N * kParts];
   begin_sums<P, N>(sum, piece, product, at);
@@ -115,6 +120,9 @@ void multiply_piece(const Piece& piece, const Product& product, const int64_t* a
     // Not unrolled: with two rows at once the compiler keeps more broadcasts than it has registers for.
 #pragma GCC unroll 1
     for (int r = 0; r < kBlock; ++r, weight += kBlock) {
+      if constexpr (Far) {
+        for (int n = 0; n < N; ++n) __builtin_prefetch(weight + n * piece.weight_step + kWeightAhead);
+      }
       __builtin_prefetch(read_ahead);
       __builtin_prefetch(write_ahead, 1);
       read_ahead += piece.read_step;
@@ -136,16 +144,21 @@ void multiply_piece(const Piece& piece, const Product& product, const int64_t* a
 
 typedef void (*Multiply)(const Piece&, const Product&, const int64_t*);
 #if defined(__AVX512F__)
-#define ASL_PIECES(N)                                                                                                 \
-  {multiply_piece<1, N>, multiply_piece<2, N>,  multiply_piece<3, N>,  multiply_piece<4, N>,  multiply_piece<5, N>,   \
-   multiply_piece<6, N>, multiply_piece<7, N>,  multiply_piece<8, N>,  multiply_piece<9, N>,  multiply_piece<10, N>,  \
-   multiply_piece<11, N>, multiply_piece<12, N>, multiply_piece<13, N>, multiply_piece<14, N>}
-const Multiply kPieces[kPanels][kMostPixels] = {ASL_PIECES(1), ASL_PIECES(2)};
+#define ASL_PIECES(N, F)                                                                                             \
+  {multiply_piece<1, N, F>,  multiply_piece<2, N, F>,  multiply_piece<3, N, F>,  multiply_piece<4, N, F>,            \
+   multiply_piece<5, N, F>,  multiply_piece<6, N, F>,  multiply_piece<7, N, F>,  multiply_piece<8, N, F>,            \
+   multiply_piece<9, N, F>,  multiply_piece<10, N, F>, multiply_piece<11, N, F>, multiply_piece<12, N, F>,           \
+   multiply_piece<13, N, F>, multiply_piece<14, N, F>}
+const Multiply kPieces[2][kPanels][kMostPixels] = {{ASL_PIECES(1, false), ASL_PIECES(2, false)},
+                                                   {ASL_PIECES(1, true), ASL_PIECES(2, true)}};
 #elif defined(__AVX2__) || defined(__aarch64__)
-const Multiply kPieces[kPanels][kMostPixels] = {{multiply_piece<1, 1>, multiply_piece<2, 1>, multiply_piece<3, 1>,
-                                                 multiply_piece<4, 1>, multiply_piece<5, 1>, multiply_piece<6, 1>}};
+#define ASL_PIECES(F)                                                                                       \
+  {{multiply_piece<1, 1, F>, multiply_piece<2, 1, F>, multiply_piece<3, 1, F>, multiply_piece<4, 1, F>,     \
+    multiply_piece<5, 1, F>, multiply_piece<6, 1, F>}}
+const Multiply kPieces[2][kPanels][kMostPixels] = {ASL_PIECES(false), ASL_PIECES(true)};
 #else
-const Multiply kPieces[kPanels][kMostPixels] = {{multiply_piece<1, 1>, multiply_piece<2, 1>, multiply_piece<3, 1>}};
+#define ASL_PIECES(F) {{multiply_piece<1, 1, F>, multiply_piece<2, 1, F>, multiply_piece<3, 1, F>}}
+const Multiply kPieces[2][kPanels][kMostPixels] = {ASL_PIECES(false), ASL_PIECES(true)};
 #endif
 
 void multiply(const Product& product, int64_t first, int64_t last) {
@@ -153,6 +166,7 @@ void multiply(const Product& product, int64_t first, int64_t last) {
   piece.panel_step = product.panel_pixels * kBlock;
   piece.weight_step = product.rows * kBlock;
   piece.rows = product.rows;
+  const bool far = product.rows * product.out_channels >= kFarWeight;
   // As many pixels in each piece: a last one of few would leave most of the registers idle.
   const int64_t pieces = (product.pixels + kMostPixels - 1) / kMostPixels;
   const int64_t each = pieces == 1 ? product.pixels : (product.pixels + pieces - 1) / pieces;
@@ -167,7 +181,7 @@ void multiply(const Product& product, int64_t first, int64_t last) {
     piece.present = least(panels * kBlock, product.out_channels - piece.channel);
     for (int64_t p = 0; p < product.pixels; p += each) {
       piece.panel = product.panel + p * kBlock;
-      kPieces[panels - 1][least(each, product.pixels - p) - 1](piece, product, product.at + p);
+      kPieces[far][panels - 1][least(each, product.pixels - p) - 1](piece, product, product.at + p);
       piece.read_ahead += piece.read_step * (product.rows & -kBlock);
       piece.write_ahead += piece.write_step * (product.rows & -kBlock);
     }

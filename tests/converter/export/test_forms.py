@@ -104,7 +104,8 @@ def test_the_trainable_program_heals_on_in_plain_torch(
 ) -> None:
     model, program = exported("demosaicker")
     gm = graph_module(program)
-    write_artifacts(tmp_path, replace_sites(gm, random_blocks(gm)), program, kinds=("trainable",))
+    blocks = random_blocks(gm)
+    write_artifacts(tmp_path, replace_sites(gm, blocks), program, kinds=("trainable",))
     student = torch.export.load(tmp_path / "trainable.pt2").module()
     x = torch.randn(4, 3, 24, 32)
     with torch.no_grad():
@@ -121,7 +122,7 @@ def test_the_trainable_program_heals_on_in_plain_torch(
     assert losses[-1] < 0.9 * losses[0]
     moved = [name for name, p in student.named_parameters() if name in before and not torch.equal(p, before[name])]
     assert sorted(moved) == sorted(before)
-    assert len(before) == 15
+    assert len(before) == len(blocks) > 10
 
 
 def test_int8_has_a_scale_a_channel_and_stays_close(exported: Exported) -> None:

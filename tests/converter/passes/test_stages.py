@@ -15,7 +15,7 @@ from aslconvert.converter.passes.fast import fast_form
 from aslconvert.converter.passes.fold_batch_norm import fold_batch_norm
 from aslconvert.converter.passes.lower import lower
 from aslconvert.converter.passes.replace_sites import replace_sites
-from aslconvert.converter.passes.stages import DEPLOYED, FAST, FOLDED, PASSES, Stages
+from aslconvert.converter.passes.stages import DEPLOYED, FAST, FOLDED, PACKED, PASSES, Stages
 
 Exported = Callable[[str], tuple[nn.Module, ExportedProgram]]
 
@@ -44,7 +44,7 @@ def test_the_stages_are_the_forms_that_are_timed(
     deployed, fast = stages.run(DEPLOYED, folded), stages.run(FAST, folded)
     assert calls(deployed) == calls(lower(fold_batch_norm(gm)))
     assert calls(fast) == calls(fast_form(fold_batch_norm(gm)))
-    assert set(FOLDED + DEPLOYED + FAST) < set(PASSES)
+    assert set(FOLDED + DEPLOYED + FAST + PACKED) < set(PASSES)
     x = torch.randn(3, 3, 40, 28)
     with torch.no_grad():
         assert difference(stages.exported(deployed).module()(x), gm(x)) <= 1e-5

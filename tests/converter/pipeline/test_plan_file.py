@@ -27,7 +27,7 @@ def plan(workshop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     costs = {site.name: {None: 1.0, **({rows[site.name]: 0.4} if site.name in rows else {})} for site in subject.sites}
     found = Survey(costs=costs, kept={}, damage={name: {count: 0.1} for name, count in rows.items()}, importance={})
     made = Made(Planned("x2.00", {**dict.fromkeys(costs), **rows}, 2.0, 2.0), subject.gm, {}, 0.0, 3, 0.0, 0.0)
-    path.write_bytes(plan_bytes([made], found, chosen="x2.00", identity=identity_of(subject, OPTIONS)))
+    path.write_bytes(plan_bytes([made], found, chosen="x2.00", packed=True, identity=identity_of(subject, OPTIONS)))
     return path
 
 
