@@ -128,9 +128,7 @@ def prune_channels(
     return result, PruningReport(ratio, importance, before[0], after[0], before[1], after[1], tuple(groups))
 
 
-def _prune_groups(
-    dependencies: Any, ratio: float, importance: str, generator: torch.Generator
-) -> list[Group]:
+def _prune_groups(dependencies: Any, ratio: float, importance: str, generator: torch.Generator) -> list[Group]:
     done: list[Group] = []
     seen: set[nn.Module] = set()
     for root in dependencies.roots():

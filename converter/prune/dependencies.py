@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from aslconvert.converter.errors import ModelRefused
 from aslconvert.converter.prune.gate import Lost
-from aslconvert.converter.prune.layers import ShiftedConv
+from aslconvert.converter.prune.layers import DepthwiseShift, ShiftedConv
 from aslconvert.converter.prune.pruners import DepthwiseShiftPruner, ShiftedConvPruner
 from aslconvert.converter.prune.rehydrate import Rehydrated
 
@@ -30,12 +30,8 @@ class Dependencies:
 
     def trace(self) -> None:
         """Read the network (again)."""
-        pruners: dict[Any, Any] = {
-            layer: DepthwiseShiftPruner() if layer.groups > 1 else ShiftedConvPruner()
-            for layer in self.rehydrated.layers
-            if isinstance(layer, ShiftedConv)
-        }
-        self._pruners = pruners
+        # By type: for single modules torch-pruning's own look-up of types fails.
+        pruners = {ShiftedConv: ShiftedConvPruner(), DepthwiseShift: DepthwiseShiftPruner()}
         with torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -72,10 +68,20 @@ class Dependencies:
             warnings.simplefilter("ignore")
             try:
                 pruner = self._graph.get_pruner_of_module(root)
-                return self._graph.get_pruning_group(root, pruner.prune_out_channels, list(channels))
+                group = self._graph.get_pruning_group(root, pruner.prune_out_channels, list(channels))
             # Likewise: index arithmetic on shapes that it did not foresee.
             except Exception:  # noqa: BLE001
                 return None
+        return group if all(self._fits(item) for item in group) else None
+
+    def _fits(self, item: Any) -> bool:
+        layer = item.dep.target.module
+        if layer not in self.rehydrated.layers:
+            return True
+        pruner = self._graph.get_pruner_of_module(layer)
+        out = self._graph.is_out_channel_pruning_fn(item.dep.handler)
+        size = pruner.get_out_channels(layer) if out else pruner.get_in_channels(layer)
+        return size is None or all(0 <= index < size for index in item.idxs)
 
     def makers(self, group: Any) -> set[nn.Module]:
         """The roots whose output channels are in the group."""

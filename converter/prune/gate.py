@@ -7,6 +7,7 @@ channels that are gone.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -30,15 +31,18 @@ class Snapshot:
     """The tensors and settings of a module tree, to return to. Nothing is copied: pruning replaces, never writes."""
 
     def __init__(self, root: nn.Module) -> None:
-        self._state = [
-            (m, {k: dict(v) if isinstance(v, dict) else v for k, v in m.__dict__.items()}) for m in root.modules()
-        ]
+        self._state = [(module, _shallow(module.__dict__)) for module in root.modules()]
 
     def restore(self) -> None:
         """Everything as it was."""
         for module, state in self._state:
             module.__dict__.clear()
-            module.__dict__.update({k: dict(v) if isinstance(v, dict) else v for k, v in state.items()})
+            module.__dict__.update(_shallow(state))
+
+
+def _shallow(state: dict[str, Any]) -> dict[str, Any]:
+    stores = ("_parameters", "_buffers", "_modules")
+    return {name: copy.copy(value) if name in stores else value for name, value in state.items()}
 
 
 def observe(module: fx.GraphModule, layers: Sequence[nn.Module], inputs: Sequence[Any]) -> tuple[Given, list[Any]]:

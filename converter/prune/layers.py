@@ -46,6 +46,10 @@ class ShiftedConv(nn.Module):
         return functional.pixel_shuffle(y, self.upscale) if self.upscale > 1 else y
 
 
+class DepthwiseShift(ShiftedConv):
+    """One whose 1x1 convolution has a group for each channel: what goes in at a channel comes out at the same."""
+
+
 @dataclass
 class Layer:
     """``nodes`` of the graph that ``module`` stands for, first to last; ``targets``: its tensors' names in the graph.
@@ -99,6 +103,10 @@ def adopt(gm: fx.GraphModule, module: nn.Module, targets: dict[str, str]) -> Non
         else:
             # A gradient is what torch-pruning follows, also from frozen weights.
             module.register_parameter(name, nn.Parameter(value))
+    for flag in ("affine", "elementwise_affine"):
+        # torch-pruning asks the norms for it before it looks at their weights.
+        if hasattr(module, flag):
+            setattr(module, flag, "weight" in targets)
 
 
 _TENSORS = ("weight", "bias", "running_mean", "running_var")
@@ -202,7 +210,8 @@ def _shifted(gm: fx.GraphModule, node: fx.Node) -> Layer | None:
     after = list(users[0].users)
     if groups == 1 and len(after) == 1 and after[0].target is aten.pixel_shuffle.default:
         nodes, upscale = (*nodes, after[0]), int(after[0].args[1])  # type: ignore[call-overload]
-    module = ShiftedConv(shape[1], (list(call["stride"]), list(call["delta"])), groups, upscale)
+    kind = DepthwiseShift if groups > 1 else ShiftedConv
+    module = kind(shape[1], (list(call["stride"]), list(call["delta"])), groups, upscale)
     adopt(gm, module, targets)
     if "bias" not in targets:
         module.register_parameter("bias", None)

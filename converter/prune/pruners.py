@@ -8,7 +8,7 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
-from aslconvert.converter.prune.layers import ShiftedConv
+from aslconvert.converter.prune.layers import DepthwiseShift, ShiftedConv
 
 
 class ShiftedConvPruner(torch_pruning.BasePruningFunc):
@@ -45,9 +45,9 @@ class ShiftedConvPruner(torch_pruning.BasePruningFunc):
 class DepthwiseShiftPruner(torch_pruning.BasePruningFunc):
     """For depthwise blocks: an input channel is an output channel, so both go at once."""
 
-    TARGET_MODULES = ShiftedConv
+    TARGET_MODULES = DepthwiseShift
 
-    def prune_out_channels(self, layer: ShiftedConv, idxs: Sequence[int]) -> nn.Module:
+    def prune_out_channels(self, layer: DepthwiseShift, idxs: Sequence[int]) -> nn.Module:
         """Drop the channels with their rows, weights and biases."""
         kept = _kept(layer.in_channels, idxs)
         _drop_rows(layer, idxs)
@@ -59,7 +59,7 @@ class DepthwiseShiftPruner(torch_pruning.BasePruningFunc):
     # One function under both names is how torch-pruning is told that they depend on each other.
     prune_in_channels = prune_out_channels
 
-    def get_out_channels(self, layer: ShiftedConv) -> int:
+    def get_out_channels(self, layer: DepthwiseShift) -> int:
         """C."""
         return layer.in_channels
 

@@ -37,7 +37,12 @@ class Rehydrated:
     def _build(self) -> fx.GraphModule:
         root, graph = nn.Module(), fx.Graph()
         known: dict[fx.Node, fx.Node] = {}
-        found = {layer.nodes[0]: layer for node in self.gm.graph.nodes if (layer := read_layer(self.gm, node))}
+        found: dict[fx.Node, Layer] = {}
+        inside: set[fx.Node] = set()
+        for node in self.gm.graph.nodes:
+            if node not in inside and (layer := read_layer(self.gm, node)) is not None:
+                found[node] = layer
+                inside.update(layer.nodes)
         owners = self._owners(found)
         inside = {node for layer in found.values() for node in layer.nodes}
         for node in self.gm.graph.nodes:
@@ -112,7 +117,9 @@ class Rehydrated:
         for named in (self.gm.named_parameters, self.gm.named_buffers):
             for name, value in named(remove_duplicate=False):
                 aliases.setdefault(id(value), []).append(name)
-        fresh = [(layer.module, name, target) for layer in self.layers.values() for name, target in layer.targets.items()]
+        fresh = [
+            (layer.module, name, target) for layer in self.layers.values() for name, target in layer.targets.items()
+        ]
         fresh += [(self.module, name, target) for name, target in self.loose.items()]
         old = {target: attribute(self.gm, target) for _, _, target in fresh}
         for module, name, target in fresh:
