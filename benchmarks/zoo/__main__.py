@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import torch
+
 from zoo.check import EXACT, KINDS, as_record, check_net
 from zoo.nets import NETS
 from zoo.table import page

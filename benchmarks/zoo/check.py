@@ -14,7 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from aslconvert.converter.errors import AslconvertError
+from safetensors.torch import load_file
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from aslconvert.converter.errors import AslconvertError, ModelRefused
 from aslconvert.converter.export.verify import verify_dir
 from aslconvert.converter.export.write import left_out, write_artifacts
 from aslconvert.converter.fit.layerwise import exact_block, fit_layerwise
@@ -26,10 +31,6 @@ from aslconvert.converter.passes.fold_batch_norm import fold_batch_norm
 from aslconvert.converter.passes.lower import lower
 from aslconvert.converter.passes.prepare import prepare
 from aslconvert.converter.passes.replace_sites import replace_sites
-from safetensors.torch import load_file
-from torch import Tensor, fx, nn
-from torch.export import ExportedProgram
-from torch.utils import _pytree as pytree
 from zoo.nets import Missing, Net
 from zoo.sane import make_sane, smooth_images
 
@@ -94,6 +95,8 @@ def check_net(net: Net, folder: Path, *, limit_s: int = 300, kinds: Sequence[str
             _check(net, folder, outcome, kinds)
     except Missing as missing:
         outcome.status, outcome.reason = "refused", f"not_installed: {missing}"
+    except ModelRefused as error:
+        outcome.status, outcome.reason = "refused", f"{error.code}: {error.message}"
     except (NotMet, AslconvertError) as error:
         outcome.reason = f"{error.code}: {error.message}"
     # Whatever a network breaks is the finding that the run is for.
@@ -210,9 +213,9 @@ def as_double(gm: fx.GraphModule) -> fx.GraphModule:
         node.args, node.kwargs = pytree.tree_map(
             lambda value: torch.float64 if value is torch.float32 else value, (node.args, node.kwargs)
         )
-        if node.op == "get_attr" and isinstance(value := attribute(gm, node.target), Tensor):
-            if value.is_floating_point() and value.dtype is not torch.float64:
-                value.data = value.data.double()
+        value = attribute(gm, node.target) if node.op == "get_attr" else None
+        if isinstance(value, Tensor) and value.dtype is torch.float32:
+            value.data = value.data.double()
         if node.meta.get("dtype") is torch.float32:
             node.meta["dtype"] = torch.float64
     gm.recompile()
@@ -286,7 +289,7 @@ def _names_kept(original: ExportedProgram, portable: ExportedProgram, names: set
     """Every tensor has its old name, or is the new part of a converted or folded layer that has it."""
     layers = {name.rpartition(".")[0] for name in names} | {site.name for site in sites}
     layers |= {site.weight_target.rpartition(".")[0] or site.weight_target for site in sites}
-    constants = {name for name in (*original.state_dict, *original.constants)}
+    constants = {*original.state_dict, *original.constants}
     strange = [
         name
         for name in (*portable.state_dict, *portable.constants)

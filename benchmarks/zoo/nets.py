@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from aslconvert.converter.importers.architectures.registry import SOURCES
 from torch import nn
+
+from aslconvert.converter.importers.architectures.registry import SOURCES
 from zoo import own
 
 

@@ -27,9 +27,9 @@ Images are small and nothing is trained: this shows that the engine is right, an
 """
 
 FEET = """
-Differences are relative to the largest output, those of artifacts absolute with the allowed one in brackets. An
-exactness in italics was decided in float64: the network magnifies what float32 rounds off, and the figure in brackets is
-the difference there. New sizes: `N` a new batch, `L`, `HW` or `THW` new spatial sizes, `-` what the network itself fixes.
+Differences are relative to the largest output, those of artifacts absolute with the allowed one in brackets. Where an
+exactness is in italics float64 decides, in brackets: the network magnifies what float32 rounds off. New sizes: `N` a
+new batch, `L`, `HW` or `THW` new spatial sizes, `-` where the network itself fixes them.
 """
 
 AXES = {3: "L", 4: "HW", 5: "THW"}
@@ -43,7 +43,8 @@ def page(record: dict[str, Any], *, exact: float) -> str:
     converted, sites = (sum(model[key] for model in models) for key in ("converted", "sites"))
     summary = (
         f"{len(models)} architectures: {counts['ok']} ok, {counts['refused']} refused, {counts['failed']} failed; "
-        f"{converted} of {sites} convolutions converted (torch {record['torch']}, float32, {record['seconds']:.0f} s on one core)."
+        f"{converted} of {sites} convolutions converted "
+        f"(torch {record['torch']}, float32, {record['seconds']:.0f} s on one core)."
     )
     text = HEAD.format(exact=exact, summary=summary, kinds=" | ".join(kinds), rules="|".join("---" for _ in kinds))
     text += "".join(_row(model, kinds) for model in models) + FEET

@@ -15,6 +15,15 @@ from aslconvert.converter.fit.statistics import Moments, TapStatistics
 RIDGE = 1e-6
 """Ridge relative to the mean variance of the chosen rows: enough to keep dead channels from being blown up."""
 
+SCARCE = 4
+"""Fewer positions than this many times the rows tell too little of them: the ridge is validated."""
+
+RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
+"""What is tried where positions are scarce."""
+
+LEAST_FREE = 1e-3
+"""Share of the positions that must be left over: below it their rounding decides."""
+
 FLAT = 4e-6
 """Moments are products in float32: a variance below this share of the squared mean is rounding of a constant row."""
 
@@ -114,10 +123,13 @@ def solve_block(
     rows_cov = torch.einsum("kt,jkt->jk", mix, half[:, index.flatten()].view(len(channel), len(channel), taps))
     rows_cross = torch.einsum("kt,kto->ko", mix, moments.cross[index])
     rows_mean = (mix * moments.tap_mean[index]).sum(1)
+    rows_cross = rows_cross * (rows_cov.diagonal() > FLAT * rows_mean.square())[:, None]
+    if moments.count < SCARCE * len(channel):
+        total = float(moments.target_variance.sum())
+        ridge = validated_ridge(rows_cov, rows_cross, total, moments.count, least=ridge)
     damped = rows_cov + torch.eye(len(channel), dtype=rows_cov.dtype) * (
         ridge * rows_cov.diagonal().mean() + torch.finfo(torch.float32).tiny
     )
-    rows_cross = rows_cross * (rows_cov.diagonal() > FLAT * rows_mean.square())[:, None]
     weight = torch.linalg.solve(damped, rows_cross).T
     bias = moments.target_mean - weight @ rows_mean
     explained = 2 * (weight * rows_cross.T).sum() - ((weight @ rows_cov) * weight).sum()
@@ -130,3 +142,28 @@ def solve_block(
         bias=bias.float(),
     )
     return block, error
+
+
+def validated_ridge(covariance: Tensor, cross: Tensor, energy: float, count: int, *, least: float = RIDGE) -> float:
+    """The ridge, relative to the mean variance, that ``count`` positions support; at least ``least``.
+
+    With fewer positions than rows least squares reproduces them all and multiplies whatever comes next by anything.
+    Deep layers of small images get there easily, and the errors of successive layers multiply. The ridge with the
+    least generalised cross-validation RSS / (1 - df / n)^2 (Golub, Heath & Wahba 1979) is taken: like leaving out one
+    position at a time, from the moments alone. covariance [K, K] and cross [K, O] of the rows, centred; energy is the
+    summed variance of the target.
+    """
+    values, vectors = torch.linalg.eigh(covariance)
+    values = values.clamp_min(0.0)
+    seen = (vectors.T @ cross).square().sum(1)
+    scale = float(covariance.diagonal().mean())
+    best, lowest = max(RIDGES), float("inf")
+    for ridge in (least, *(ridge for ridge in RIDGES if ridge > least)):
+        damped = values + ridge * scale + torch.finfo(torch.float32).tiny
+        # The mean has taken one position.
+        free = 1 - float((values / damped).sum()) / max(count - 1, 1)
+        left = energy - float((seen * (2 / damped - values / damped.square())).sum())
+        score = max(left, FLAT * energy) / free**2 if free > LEAST_FREE else float("inf")
+        if score < lowest:
+            best, lowest = ridge, score
+    return best

@@ -40,7 +40,7 @@ def gather_taps(x: Tensor, geometry: Geometry) -> Tensor:
 class Moments:
     """Centred moments of one group: what its pursuit and its least squares need.
 
-    covariance [D, D], cross [D, O], tap_mean [D], target_mean and target_variance [O].
+    covariance [D, D], cross [D, O], tap_mean [D], target_mean and target_variance [O]; ``count`` positions were read.
     """
 
     covariance: Tensor
@@ -48,6 +48,7 @@ class Moments:
     tap_mean: Tensor
     target_mean: Tensor
     target_variance: Tensor
+    count: int
 
 
 class TapStatistics:
@@ -104,7 +105,7 @@ class TapStatistics:
         """The moments of one group. Raises ValueError when no batch was added."""
         parts = (self._uu, self._uy, self._u, self._y, self._yy)
         uu, uy, u, y, yy = (self._filled(part)[group] / self.count for part in parts)
-        return Moments(uu - torch.outer(u, u), uy - torch.outer(u, y), u, y, yy - y.square())
+        return Moments(uu - torch.outer(u, u), uy - torch.outer(u, y), u, y, yy - y.square(), self.count)
 
     def _filled(self, value: Tensor | None) -> Tensor:
         if value is None:

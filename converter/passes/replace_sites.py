@@ -44,7 +44,7 @@ def replace_sites(gm: fx.GraphModule, blocks: Mapping[str, Block]) -> fx.GraphMo
         name, block = chosen[site.key]
         if site.key not in stored:
             _check(site, block)
-            stored[site.key] = _store(gm, site, block, _prefix(site, name, kept_weights, set(stored.values())))
+            stored[site.key] = _store(gm, site, block, _prefix(gm, site, name, kept_weights, set(stored.values())))
         _rewrite(gm, nodes[site.node], site, stored[site.key], block)
     gm.graph.eliminate_dead_code()
     drop_unused(gm, before)
@@ -77,15 +77,24 @@ def _other_users(gm: fx.GraphModule, replaced: list[ConvSite]) -> set[str]:
     return still
 
 
-def _prefix(site: ConvSite, name: str, kept: set[str], taken: set[str]) -> str:
+def _prefix(gm: fx.GraphModule, site: ConvSite, name: str, kept: set[str], taken: set[str]) -> str:
     base = site.weight_target.removesuffix(".weight")
     is_module = base != site.weight_target
     if not is_module or site.weight_target in kept or site.bias_target in kept:
         base = f"{base}_asl"
+    if base in taken and all(part.isidentifier() or part.isdigit() for part in name.split(".")):
+        # Another geometry of a shared weight: the block lies where the layer's own weight would.
+        base = name if _is_free(gm, f"{name}.weight", site) else base
     prefix, count = base, 2
     while prefix in taken:
         prefix, count = f"{base}_{count}", count + 1
     return prefix
+
+
+def _is_free(gm: fx.GraphModule, target: str, site: ConvSite) -> bool:
+    """Whether nothing but the site itself reads ``target``."""
+    reads = [node for node in gm.graph.nodes if node.op == "get_attr" and node.target == target]
+    return all(user.name == site.node for node in reads for user in node.users)
 
 
 def _store(gm: fx.GraphModule, site: ConvSite, block: Block, prefix: str) -> str:

@@ -48,6 +48,15 @@ def test_only_the_named_sites_change(exported: Exported, random_blocks: Blocks) 
     assert names == [site.name for site in find_sites(gm)[0] if site.name != "bottom.0"]
 
 
+def test_a_shared_weight_at_another_geometry_becomes_its_own_layers_block(
+    exported: Exported, random_blocks: Blocks
+) -> None:
+    gm = graph_module(exported("odd")[1])
+    state = replace_sites(gm, random_blocks(gm)).state_dict()
+    assert {"twin.shift", "wide.shift", "wide.weight", "wide.bias"} <= set(state)
+    assert not [name for name in state if "_2." in name]
+
+
 def test_tied_sites_stay_tied(exported: Exported, random_blocks: Blocks) -> None:
     gm = graph_module(exported("odd")[1])
     blocks = random_blocks(gm)
