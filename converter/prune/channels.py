@@ -16,14 +16,12 @@ from aslconvert.converter.errors import InfrastructureError, InternalError, Mode
 from aslconvert.converter.ir.graph import copy_graph
 from aslconvert.converter.passes.verify import verify
 from aslconvert.converter.prune.gate import TOLERANCE, Lost, Snapshot, difference, ignoring, observe, relative
-from aslconvert.converter.prune.layers import ShiftedConv
 from aslconvert.converter.prune.rehydrate import Rehydrated, follow_channels, set_shapes
 
 Importance = Literal["magnitude", "random"]
 
 REASONS = {
     "feeds_output": "The channels are channels of an output.",
-    "feeds_input": "The channels are channels of an input.",
     "fixed_shape": "An operation after it has the number of channels built in, or needs a divisor of it.",
     "not_separable": "An operation after it mixes channels, so that leaving some out changes the others.",
     "too_few_channels": "The ratio takes less than one channel, or all of them.",
@@ -49,7 +47,7 @@ class Group:
 
 @dataclass(frozen=True)
 class PruningReport:
-    """What pruning did: parameters and multiply-adds (of one call with the example) before and after, and the groups."""
+    """What pruning did: parameters and multiply-adds of one call with the example, before and after; all groups."""
 
     ratio: float
     importance: str
@@ -202,6 +200,3 @@ def _need_torch_pruning() -> None:
         raise InfrastructureError(
             "torch_pruning_missing", "Pruning needs torch-pruning.", hint="pip install 'aslconvert[prune]'"
         ) from error
-
-
-__all__ = ["REASONS", "Group", "PruningReport", "ShiftedConv", "prune_channels"]

@@ -43,7 +43,7 @@ class Dependencies:
                     verbose=False,
                 )
             # It is a tracer over what autograd shows, and fails in as many ways as there are operators.
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 raise ModelRefused("untraceable", f"torch-pruning cannot follow the network: {error}") from error
 
     def roots(self) -> list[nn.Module]:
@@ -126,7 +126,7 @@ def _squares(layer: nn.Module, *, out: bool) -> Tensor:
     weight = layer.get_parameter("weight").detach().double().square().cpu()
     if isinstance(layer, ShiftedConv) and layer.groups == 1:
         if out:
-            return weight.flatten(1).sum(1).unflatten(0, (-1, layer.upscale**2)).sum(1)
+            return weight.flatten(1).sum(1).view(-1, layer.upscale**2).sum(1)
         each = weight.flatten(1).sum(0)
         return torch.zeros(layer.in_channels, dtype=torch.float64).index_add_(0, layer.source.cpu(), each)
     axis = 0 if out or getattr(layer, "groups", 1) > 1 else 1

@@ -116,7 +116,7 @@ def _norm_without(layer: nn.LayerNorm | nn.GroupNorm, channels: list[int]) -> Ca
         axis = channel_axis(layer)
         keep = _keep(x.shape[axis], channels).to(x.device)
         part = x.index_select(axis, keep)
-        weight, bias = (None if v is None else v[keep] for v in (layer.weight, layer.bias))
+        weight, bias = (None if v is None else v[keep] for v in map(layer._parameters.get, ("weight", "bias")))
         if isinstance(layer, nn.LayerNorm):
             part = functional.layer_norm(part, [len(keep)], weight, bias, layer.eps)
         else:

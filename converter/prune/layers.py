@@ -206,10 +206,11 @@ def _shifted(gm: fx.GraphModule, node: fx.Node) -> Layer | None:
         # Only where a group is a channel: one output, and rows of that channel alone.
         if groups != shape[1] or weight.shape[0] != groups or not torch.equal(owner, source):
             return None
-    nodes, upscale = (node, users[0]), 1
+    nodes: tuple[fx.Node, ...] = (node, users[0])
+    upscale = 1
     after = list(users[0].users)
     if groups == 1 and len(after) == 1 and after[0].target is aten.pixel_shuffle.default:
-        nodes, upscale = (*nodes, after[0]), int(after[0].args[1])  # type: ignore[call-overload]
+        nodes, upscale = (*nodes, after[0]), int(arguments(after[0])["upscale_factor"])
     kind = DepthwiseShift if groups > 1 else ShiftedConv
     module = kind(shape[1], (list(call["stride"]), list(call["delta"])), groups, upscale)
     adopt(gm, module, targets)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from aslconvert.converter.prune.layers import DepthwiseShift, ShiftedConv
 
 
-class ShiftedConvPruner(torch_pruning.BasePruningFunc):
+class ShiftedConvPruner(torch_pruning.BasePruningFunc):  # type: ignore[misc]
     """For blocks that mix all rows; inputs and outputs are pruned independently."""
 
     TARGET_MODULES = ShiftedConv
@@ -42,7 +42,7 @@ class ShiftedConvPruner(torch_pruning.BasePruningFunc):
         return layer.in_channels
 
 
-class DepthwiseShiftPruner(torch_pruning.BasePruningFunc):
+class DepthwiseShiftPruner(torch_pruning.BasePruningFunc):  # type: ignore[misc]
     """For depthwise blocks: an input channel is an output channel, so both go at once."""
 
     TARGET_MODULES = DepthwiseShift
