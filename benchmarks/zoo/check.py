@@ -56,6 +56,10 @@ class NotMet(Exception):
         self.code, self.message = code, message
 
 
+class OutOfTime(BaseException):
+    """No Exception: the engine tries sizes and exporters in turn and would take it for a failed attempt."""
+
+
 @dataclass
 class Outcome:
     """What is written of one network; differences are relative to the largest output but for the artifacts'."""
@@ -99,6 +103,8 @@ def check_net(net: Net, folder: Path, *, limit_s: int = 300, kinds: Sequence[str
         outcome.status, outcome.reason = "refused", f"{error.code}: {error.message}"
     except (NotMet, AslconvertError) as error:
         outcome.reason = f"{error.code}: {error.message}"
+    except OutOfTime:
+        outcome.reason = f"time_limit: took longer than {limit_s} s"
     # Whatever a network breaks is the finding that the run is for.
     except Exception as error:  # noqa: BLE001
         lines = str(error).strip().splitlines()
@@ -305,7 +311,7 @@ def _names_kept(original: ExportedProgram, portable: ExportedProgram, names: set
 @contextmanager
 def _alarm(seconds: int) -> Iterator[None]:
     def stop(*_: Any) -> None:
-        raise NotMet("time_limit", f"took longer than {seconds} s")
+        raise OutOfTime
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(seconds)
