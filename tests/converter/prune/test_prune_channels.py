@@ -1,0 +1,254 @@
+"""Pruned networks: smaller, the same on dead channels, honest about what they keep."""
+
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim
+
+from aslconvert.converter.errors import ModelRefused, UsageError
+from aslconvert.converter.export.reexport import reexport
+from aslconvert.converter.fit.layerwise import exact_block
+from aslconvert.converter.ir.graph import find_sites, graph_module
+from aslconvert.converter.ir.load import export_model
+from aslconvert.converter.passes.prepare import prepare
+from aslconvert.converter.passes.replace_sites import replace_sites
+from aslconvert.converter.passes.verify import verify
+from aslconvert.converter.prune.channels import REASONS, prune_channels
+from aslconvert.converter.prune.gate import relative
+from aslconvert.converter.prune.rehydrate import Rehydrated, set_shapes
+from aslconvert.converter.search.candidates import stand_in
+
+FORMS = ("original", "converted")
+
+
+def graph(model: nn.Module, x: Tensor, form: str = "original") -> fx.GraphModule:
+    gm = prepare(graph_module(export_model(model.eval(), (x,))))
+    if form == "original":
+        return gm
+    sites = find_sites(gm)[0]
+    if form == "exact":
+        return replace_sites(gm, {site.name: exact_block(gm, site) for site in sites})
+    return replace_sites(gm, {site.name: stand_in(site, site.in_channels) for site in sites})
+
+
+class Inverted(nn.Module):
+    """The residual block of MobileNetV2: wide, depthwise, narrow, no activation at the end."""
+
+    def __init__(self, inner: int, outer: int, stride: int) -> None:
+        super().__init__()
+        wide = 4 * inner
+        self.body = nn.Sequential(
+            *(nn.Conv2d(inner, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU6()),
+            *(nn.Conv2d(wide, wide, 3, stride, 1, groups=wide, bias=False), nn.BatchNorm2d(wide), nn.ReLU6()),
+            *(nn.Conv2d(wide, outer, 1, bias=False), nn.BatchNorm2d(outer)),
+        )
+        self.adds = stride == 1 and inner == outer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x) if self.adds else self.body(x)
+
+
+class MobileNet(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(
+            *(nn.Conv2d(3, 8, 3, 2, 1), Inverted(8, 8, 1), Inverted(8, 12, 2), Inverted(12, 12, 1)),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5)),
+        )
+
+
+class Detector(nn.Module):
+    """Two scales, boxes and classes as a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low = nn.Sequential(nn.Conv2d(3, 12, 3, 2, 1), nn.BatchNorm2d(12), nn.SiLU())
+        self.high = nn.Sequential(nn.Conv2d(12, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.SiLU())
+        self.join = nn.Conv2d(28, 12, 3, padding=1)
+        self.boxes, self.classes = nn.Conv2d(12, 4, 1), nn.Conv2d(16, 10, 1)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        low = self.low(image)
+        high = self.high(low)
+        both = torch.cat([low, nn.functional.interpolate(high, scale_factor=2.0)], dim=1)
+        return {"boxes": self.boxes(self.join(both).relu()).flatten(2), "classes": self.classes(high).flatten(2)}
+
+
+def network(name: str, nets: ModuleType) -> tuple[nn.Module, Tensor]:
+    makers: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+        "resnet18": (nets.ResNet18, (2, 3, 32, 32)),
+        "unet": (nets.UNet, (2, 3, 16, 16)),
+        "odd": (nets.Odd, (2, 3, 12, 15)),
+        "mobilenet": (MobileNet, (2, 3, 32, 32)),
+        "detector": (Detector, (2, 3, 16, 16)),
+    }
+    maker, shape = makers[name]
+    return nets.randomise(maker()), torch.randn(shape)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("name", "left"), [("resnet18", 0.6), ("unet", 0.65), ("mobilenet", 0.75), ("detector", 0.75), ("odd", 0.99)]
+)
+def test_networks_shrink_and_run_at_other_batches(name: str, left: float, form: str, nets: ModuleType) -> None:
+    model, x = network(name, nets)
+    gm = graph(model, x, form)
+    before = {key: value.clone() for key, value in gm.state_dict().items()}
+    pruned, report = prune_channels(gm, (x,))
+    assert sum(p.numel() for p in pruned.parameters()) == report.params_after
+    assert report.params_after < left * report.params_before
+    assert report.macs_after < report.macs_before
+    assert all(group.difference < 1e-4 and not group.reason for group in report.pruned)
+    assert all(group.reason in REASONS for group in report.kept)
+    assert set(pruned.state_dict()) == set(before)
+    assert all(torch.equal(value, before[key]) for key, value in gm.state_dict().items())
+    program = reexport(verify(pruned), (x,), ({0: Dim("batch")},))
+    again = program.module(check_guards=False)
+    more = torch.cat([x, x, x[:1]])
+    expected, got = gm(more), again(more)
+    if isinstance(expected, Tensor):
+        expected, got = {"": expected}, {"": got}
+    assert {key: value.shape for key, value in got.items()} == {key: value.shape for key, value in expected.items()}
+    assert all(value.isfinite().all() for value in got.values())
+
+
+@pytest.mark.parametrize("form", ["original", "exact"])
+def test_dead_channels_go_without_a_trace(form: str, nets: ModuleType) -> None:
+    class Chain(nn.Sequential):
+        """One layer after another, so that every group is dead in its share."""
+
+        def __init__(self) -> None:
+            super().__init__(
+                *(nn.Conv2d(3, 10, 3, padding=1), nn.BatchNorm2d(10), nn.ReLU()),
+                *(nn.Conv2d(10, 20, 3, stride=2, padding=1), nn.BatchNorm2d(20), nn.SiLU()),
+                *(nn.ConvTranspose2d(20, 10, 2, stride=2), nn.LeakyReLU(), nn.Conv2d(10, 4, 1)),
+            )
+
+    model = nets.randomise(Chain())
+    with torch.no_grad():
+        for maker, norm, reader, dead in (
+            (0, 1, 3, [1, 4, 9]),
+            (3, 4, 6, [0, 2, 3, 7, 18, 19]),
+            (6, None, 8, [5, 6, 8]),
+        ):
+            makes, reads = model[maker], model[reader]
+            makes.weight.transpose(0, int(makes.transposed))[dead] = 0.0
+            makes.bias[dead] = 0.0
+            reads.weight.transpose(0, 1 - int(reads.transposed))[dead] = 0.0
+            if norm is not None:
+                model[norm].weight[dead] = 0.0
+                model[norm].bias[dead] = 0.0
+    x = torch.randn(2, 3, 12, 12)
+    gm = graph(model, x, form)
+    pruned, report = prune_channels(gm, (x,), ratio=0.3)
+    assert [(group.pruned, group.reason) for group in report.groups] == [
+        *((3, ""), (6, ""), (3, "")),
+        (0, "feeds_output"),
+    ]
+    fresh = torch.randn(3, 3, 12, 12)
+    assert relative(model(fresh), pruned(fresh)) < 1e-5
+
+
+def test_a_live_channel_changes_the_result(nets: ModuleType) -> None:
+    model, x = network("mobilenet", nets)
+    pruned, _ = prune_channels(graph(model, x), (x,))
+    assert relative(model(x), pruned(x)) > 1e-3
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ["resnet18", "unet", "odd", "mobilenet", "detector"])
+def test_rehydrated_graphs_compute_the_same(name: str, form: str, nets: ModuleType) -> None:
+    model, x = network(name, nets)
+    gm = graph(model, x, form)
+    set_shapes(gm, (x,))
+    whole = Rehydrated(gm)
+    expected = gm(x)
+    leaves = list(expected.values()) if isinstance(expected, dict) else [expected]
+    assert len(whole.layers) >= 5
+    assert all(torch.equal(a, b) for a, b in zip(leaves, whole.module(x), strict=True))
+    assert torch.equal(next(iter(leaves)), next(iter(torch.utils._pytree.tree_leaves(whole.put_back()(x)))))
+
+
+def test_seeds_and_importance_choose_the_channels(nets: ModuleType) -> None:
+    model, x = network("mobilenet", nets)
+    gm = graph(model, x)
+
+    def outputs(**options: object) -> Tensor:
+        out: Tensor = prune_channels(gm, (x,), **options)[0](x)  # type: ignore[arg-type]
+        return out
+
+    random = outputs(importance="random", seed=1)
+    assert torch.equal(random, outputs(importance="random", seed=1))
+    assert not torch.equal(random, outputs(importance="random", seed=2))
+    assert torch.equal(outputs(seed=1), outputs(seed=2))
+
+
+class Shuffle(nn.Module):
+    """A channel shuffle: shapes would fit after pruning, but not the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        y = y.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+        return self.last(y)
+
+
+def test_channels_in_another_order_are_not_mistaken() -> None:
+    x = torch.randn(2, 3, 8, 8)
+    gm = graph(Shuffle(), x)
+    with pytest.raises(ModelRefused) as caught:
+        prune_channels(gm, (x,), ratio=0.5)
+    assert caught.value.code == "nothing_to_prune"
+    assert "mixes channels" in caught.value.message
+
+
+def test_softmax_over_channels_is_not_separable() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Softmax(1), nn.Conv2d(8, 4, 3))
+    x = torch.randn(2, 3, 8, 8)
+    with pytest.raises(ModelRefused, match="mixes channels") as caught:
+        prune_channels(graph(model, x), (x,))
+    assert caught.value.code == "nothing_to_prune"
+
+
+def test_layer_norm_and_linear_follow() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 10, 3, 2, 1), nn.LayerNorm(10)
+            self.wide, self.back = nn.Linear(10, 20), nn.Linear(20, 10)
+            self.scale = nn.Parameter(torch.rand(10))
+            self.head = nn.Linear(10, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x).flatten(2).transpose(1, 2)
+            x = x + self.scale * self.back(torch.nn.functional.gelu(self.wide(self.norm(x))))
+            return self.head(x.mean(1))
+
+    x = torch.randn(2, 3, 8, 8)
+    pruned, report = prune_channels(graph(Tokens(), x, "converted"), (x,), ratio=0.3)
+    assert {group.layer: group.pruned for group in report.pruned} == {"conv": 3, "wide": 6}
+    assert pruned.state_dict()["scale"].shape == (7,)
+    assert pruned.state_dict()["norm.weight"].shape == (7,)
+
+
+def test_a_network_of_outputs_alone_is_refused() -> None:
+    x = torch.randn(2, 3, 8, 8)
+    with pytest.raises(ModelRefused) as caught:
+        prune_channels(graph(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), x), (x,))
+    assert caught.value.code == "nothing_to_prune"
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [({"ratio": 0.0}, "bad_ratio"), ({"ratio": 1.5}, "bad_ratio"), ({"importance": "x"}, "bad_importance")],
+)
+def test_bad_options_are_refused(options: dict[str, object], code: str) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    with pytest.raises(UsageError) as caught:
+        prune_channels(graph(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)), x), (x,), **options)  # type: ignore[arg-type]
+    assert caught.value.code == code
