@@ -7,6 +7,8 @@ in place, and take bias, residual and ReLU along, which the library's convolutio
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import fx
 
@@ -40,7 +42,7 @@ def _plain(gm: fx.GraphModule, node: fx.Node) -> bool:
     return bool(dense and bare and shape is not None and len(shape) == 4 and "shape" in node.meta)
 
 
-def _pair(value: object) -> list[object]:
+def _pair(value: Any) -> list[Any]:
     items = list(value) if isinstance(value, (list, tuple)) else [value]
     return items * 2 if len(items) == 1 else items
 
