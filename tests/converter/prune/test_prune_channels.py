@@ -11,7 +11,7 @@ from torch.export import Dim
 from aslconvert.converter.errors import ModelRefused, UsageError
 from aslconvert.converter.export.reexport import reexport
 from aslconvert.converter.fit.layerwise import exact_block
-from aslconvert.converter.ir.graph import find_sites, graph_module
+from aslconvert.converter.ir.graph import copy_graph, find_sites, graph_module
 from aslconvert.converter.ir.load import export_model
 from aslconvert.converter.passes.prepare import prepare
 from aslconvert.converter.passes.replace_sites import replace_sites
@@ -22,6 +22,7 @@ from aslconvert.converter.prune.rehydrate import Rehydrated, set_shapes
 from aslconvert.converter.search.candidates import stand_in
 
 FORMS = ("original", "converted")
+Made = Callable[..., tuple[nn.Module, Tensor, fx.GraphModule]]
 
 
 def graph(model: nn.Module, x: Tensor, form: str = "original") -> fx.GraphModule:
@@ -85,16 +86,30 @@ def network(name: str, nets: ModuleType) -> tuple[nn.Module, Tensor]:
         "detector": (Detector, (2, 3, 16, 16)),
     }
     maker, shape = makers[name]
+    torch.manual_seed(0)
     return nets.randomise(maker()), torch.randn(shape)
+
+
+@pytest.fixture(scope="module")
+def made(nets: ModuleType) -> Made:
+    """(model, example, graph) of a network in a form, exported once."""
+    known: dict[tuple[str, str], tuple[nn.Module, Tensor, fx.GraphModule]] = {}
+
+    def get(name: str, form: str = "original") -> tuple[nn.Module, Tensor, fx.GraphModule]:
+        if (name, form) not in known:
+            model, x = network(name, nets)
+            known[name, form] = model, x, graph(model, x, form)
+        return known[name, form]
+
+    return get
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     ("name", "left"), [("resnet18", 0.6), ("unet", 0.65), ("mobilenet", 0.75), ("detector", 0.75), ("odd", 0.99)]
 )
-def test_networks_shrink_and_run_at_other_batches(name: str, left: float, form: str, nets: ModuleType) -> None:
-    model, x = network(name, nets)
-    gm = graph(model, x, form)
+def test_networks_shrink_and_run_at_other_batches(name: str, left: float, form: str, made: Made) -> None:
+    _, x, gm = made(name, form)
     before = {key: value.clone() for key, value in gm.state_dict().items()}
     pruned, report = prune_channels(gm, (x,))
     assert sum(p.numel() for p in pruned.parameters()) == report.params_after
@@ -151,17 +166,17 @@ def test_dead_channels_go_without_a_trace(form: str, nets: ModuleType) -> None:
     assert relative(model(fresh), pruned(fresh)) < 1e-5
 
 
-def test_a_live_channel_changes_the_result(nets: ModuleType) -> None:
-    model, x = network("mobilenet", nets)
-    pruned, _ = prune_channels(graph(model, x), (x,))
+def test_a_live_channel_changes_the_result(made: Made) -> None:
+    model, x, gm = made("mobilenet")
+    pruned, _ = prune_channels(gm, (x,))
     assert relative(model(x), pruned(x)) > 1e-3
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", ["resnet18", "unet", "odd", "mobilenet", "detector"])
-def test_rehydrated_graphs_compute_the_same(name: str, form: str, nets: ModuleType) -> None:
-    model, x = network(name, nets)
-    gm = graph(model, x, form)
+def test_rehydrated_graphs_compute_the_same(name: str, form: str, made: Made) -> None:
+    _, x, gm = made(name, form)
+    gm = copy_graph(gm)
     set_shapes(gm, (x,))
     whole = Rehydrated(gm)
     expected = gm(x)
@@ -171,9 +186,8 @@ def test_rehydrated_graphs_compute_the_same(name: str, form: str, nets: ModuleTy
     assert torch.equal(next(iter(leaves)), next(iter(torch.utils._pytree.tree_leaves(whole.put_back()(x)))))
 
 
-def test_seeds_and_importance_choose_the_channels(nets: ModuleType) -> None:
-    model, x = network("mobilenet", nets)
-    gm = graph(model, x)
+def test_seeds_and_importance_choose_the_channels(made: Made) -> None:
+    _, x, gm = made("mobilenet")
 
     def outputs(**options: object) -> Tensor:
         out: Tensor = prune_channels(gm, (x,), **options)[0](x)  # type: ignore[arg-type]
