@@ -115,9 +115,12 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=64, help="sides of the image, where the network takes it")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out/bench/pruning.json"))
+    parser.add_argument("--update", action="store_true", help="keep the rows that --out has of other networks")
     parser.add_argument("--page", type=Path, help="a Markdown page whose text after the marker becomes the table")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
+    if options.update:
+        rows = [row for row in json.loads(options.out.read_text())["rows"] if row["name"] not in options.nets]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     for name in options.nets:
         row = measure(NETS[name], options)
