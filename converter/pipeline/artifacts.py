@@ -45,6 +45,8 @@ def prove(
     Raises VerificationFailed for an artifact that does not reproduce the variant.
     """
     stages.record("replace_sites", subject.gm, best.gm, preserves=False)
+    # Those of an earlier conversion into this folder: its files are about to be replaced.
+    (out / SUMS).unlink(missing_ok=True)
     written = write_artifacts(
         out,
         best.gm,
