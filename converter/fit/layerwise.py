@@ -12,7 +12,8 @@ import aslconvert.kernels  # noqa: F401  registers torch.ops.asl
 from aslconvert.converter.fit.dictionary import build_dictionary
 from aslconvert.converter.fit.phases import gather_bias, gather_weight, join_phases, split_phases
 from aslconvert.converter.fit.rows import Block, all_taps, mix_rows
-from aslconvert.converter.fit.solve import fit_block
+from aslconvert.converter.fit.sampled import SampledTaps
+from aslconvert.converter.fit.solve import Statistics, fit_block
 from aslconvert.converter.fit.statistics import TapStatistics
 from aslconvert.converter.fit.walk import DEFAULT_LIMIT_BYTES, TwinWalk
 from aslconvert.converter.ir.graph import attribute
@@ -20,6 +21,9 @@ from aslconvert.converter.ir.site import ConvSite
 
 POSITION_STRIDE = 7
 """One position in seven: odd, so that even image widths do not make it columns."""
+
+WIDE = 4096
+"""Taps of a site beyond which it is fitted on samples: their covariance matrix would take 128 MB and more."""
 
 
 @dataclass(frozen=True)
@@ -106,15 +110,17 @@ def fit_layerwise(
     return fits
 
 
-def site_statistics(site: ConvSite) -> TapStatistics:
+def site_statistics(site: ConvSite) -> Statistics:
     """Empty statistics for the fit of ``site``."""
     # Where a crop leaves phases out, the last position has no whole target: it is not read.
     after = tuple(size - (rest > 0) for size, rest in zip(site.gather.padding_after, site.crop, strict=True))
     geometry = replace(site.gather, padding_after=after)
+    if site.in_channels // site.row_groups * geometry.taps > WIDE:
+        return SampledTaps(geometry, groups=site.row_groups)
     return TapStatistics(geometry, position_stride=POSITION_STRIDE, groups=site.row_groups)
 
 
-def collect(statistics: TapStatistics, site: ConvSite, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+def collect(statistics: Statistics, site: ConvSite, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
     """Add batches of (the site's input, its wanted output)."""
     for x, y in pairs:
         statistics.update(x, split_phases(site, y))
@@ -125,7 +131,7 @@ def _is_exact(site: ConvSite, rows: int) -> bool:
 
 
 def _fit_site(
-    gm: fx.GraphModule, site: ConvSite, rows: int, statistics: TapStatistics, weighting: Tensor | None
+    gm: fx.GraphModule, site: ConvSite, rows: int, statistics: Statistics, weighting: Tensor | None
 ) -> SiteFit:
     if _is_exact(site, rows):
         return SiteFit(block=exact_block(gm, site), error=0.0)
@@ -151,7 +157,7 @@ def _fit_tied(
     gathered = {key: site_statistics(sites[0]) for key, sites in tied.items()}
     walk = TwinWalk(gm, batches, limit_bytes=limit_bytes)
 
-    def visitor(statistics: TapStatistics, site: ConvSite) -> Callable[[fx.Node], None]:
+    def visitor(statistics: Statistics, site: ConvSite) -> Callable[[fx.Node], None]:
         return lambda node: collect(statistics, site, walk.pairs(node))
 
     walk.run({site.node: visitor(gathered[key], site) for key, sites in tied.items() for site in sites})

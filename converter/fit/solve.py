@@ -8,9 +8,13 @@ import torch
 from torch import Tensor
 
 from aslconvert.converter.fit.dictionary import Dictionary
+from aslconvert.converter.fit.moments import Moments
 from aslconvert.converter.fit.pursuit import Pursuit, pursue
 from aslconvert.converter.fit.rows import Block
-from aslconvert.converter.fit.statistics import Moments, TapStatistics
+from aslconvert.converter.fit.sampled import SampledTaps
+from aslconvert.converter.fit.statistics import TapStatistics
+
+Statistics = TapStatistics | SampledTaps
 
 RIDGE = 1e-6
 """Ridge relative to the mean variance of the chosen rows: enough to keep dead channels from being blown up."""
@@ -29,7 +33,7 @@ FLAT = 4e-6
 
 
 def fit_block(
-    statistics: TapStatistics,
+    statistics: Statistics,
     dictionary: Dictionary,
     *,
     rows: int,
@@ -46,7 +50,7 @@ def fit_block(
 
 
 def order_rows(
-    statistics: TapStatistics, dictionary: Dictionary, *, rows: int, weighting: Tensor | None = None
+    statistics: Statistics, dictionary: Dictionary, *, rows: int, weighting: Tensor | None = None
 ) -> list[Pursuit]:
     """The pursuit's order of rows, one for each group; prefixes serve every smaller K."""
     groups = statistics.groups
@@ -55,23 +59,12 @@ def order_rows(
         moments = statistics.moments(group)
         # With one output a group, weighting an error only scales it.
         part = None if weighting is None or len(moments.target_mean) == 1 else weighting.chunk(groups)[group]
-        found.append(_order(moments, dictionary, rows=max(rows // groups, 1), weighting=part))
+        found.append(pursue(moments, dictionary, rows=max(rows // groups, 1), weighting=part))
     return found
 
 
-def _order(moments: Moments, dictionary: Dictionary, *, rows: int, weighting: Tensor | None) -> Pursuit:
-    if weighting is None:
-        energy = float(moments.target_variance.sum())
-        return pursue(moments.covariance, moments.cross, energy, dictionary, rows=rows)
-    # The weighted energy needs the targets' full covariance; only ratios matter to the pursuit, so the
-    # diagonal in the weighting's own basis is enough.
-    weighted = moments.cross @ weighting.to(moments.cross)
-    energy = float((moments.target_variance * weighting.to(moments.cross).square().sum(1)).sum())
-    return pursue(moments.covariance, weighted, energy, dictionary, rows=rows)
-
-
 def solve_rows(
-    statistics: TapStatistics,
+    statistics: Statistics,
     dictionary: Dictionary,
     order: Sequence[Pursuit],
     *,
@@ -117,10 +110,7 @@ def solve_block(
     taps = dictionary.mix.shape[1]
     mix = dictionary.mix[atom]
     index = channel[:, None] * taps + torch.arange(taps)
-    covariance = moments.covariance
-    gathered = covariance[index.flatten()].view(len(channel), taps, -1)
-    half = torch.einsum("kt,ktd->kd", mix, gathered)
-    rows_cov = torch.einsum("kt,jkt->jk", mix, half[:, index.flatten()].view(len(channel), len(channel), taps))
+    rows_cov = moments.among(index, mix)
     rows_cross = torch.einsum("kt,kto->ko", mix, moments.cross[index])
     rows_mean = (mix * moments.tap_mean[index]).sum(1)
     rows_cross = rows_cross * (rows_cov.diagonal() > FLAT * rows_mean.square())[:, None]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+import math
+import operator
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from aslconvert.converter.fit.moments import GramMoments
 
 if TYPE_CHECKING:
     from aslconvert.converter.ir.site import Geometry
@@ -18,37 +21,49 @@ THIN_ABOVE = 4096
 """Batches of fewer positions are read whole: nothing is gained by leaving some out."""
 
 
-def gather_taps(x: Tensor, geometry: Geometry) -> Tensor:
-    """Taps [C * T, N * positions] of x [N, C, *spatial] under every output position, channel-major, zero outside.
+def gather_taps(x: Tensor, geometry: Geometry, picked: Tensor | None = None) -> Tensor:
+    """Taps [C * T, positions] of x [N, C, *spatial], channel-major, zero outside.
 
-    Row c * T + t is the input that tap t of the kernel would read of channel c.
+    Row c * T + t is the input that tap t of the kernel would read of channel c under each output position; all
+    positions are numbered through the batch, ``picked`` (int64) are those that are read, by default all.
     """
     pads = zip(geometry.padding_before[::-1], geometry.padding_after[::-1], strict=True)
     padded = functional.pad(x, [size for pair in pads for size in pair])
     out = geometry.output_size(tuple(x.shape[2:]))
-    taps = x.new_empty(x.shape[1], geometry.taps, x.shape[0], *out)
-    positions = itertools.product(*(range(size) for size in geometry.kernel))
-    for index, position in enumerate(positions):
-        window = [slice(None), slice(None)]
-        for tap, step, stride, size in zip(position, geometry.dilation, geometry.stride, out, strict=True):
-            window.append(slice(tap * step, tap * step + (size - 1) * stride + 1, stride))
-        taps[:, index] = padded[tuple(window)].transpose(0, 1)
+    if picked is None:
+        picked = torch.arange(len(x) * math.prod(out), device=x.device)
+    span = list(itertools.accumulate(padded.shape[:1:-1], operator.mul, initial=1))[::-1]
+    start, rest = torch.zeros_like(picked), picked
+    for size, stride, unit in zip(out[::-1], geometry.stride[::-1], span[:0:-1], strict=True):
+        start += rest % size * (stride * unit)
+        rest = rest // size
+    start += rest * span[0]
+    flat = padded.transpose(0, 1).reshape(x.shape[1], -1)
+    taps = x.new_empty(x.shape[1], geometry.taps, len(picked))
+    for index, position in enumerate(itertools.product(*(range(size) for size in geometry.kernel))):
+        offset = sum(tap * step * unit for tap, step, unit in zip(position, geometry.dilation, span[1:], strict=True))
+        taps[:, index] = flat.index_select(1, start + offset)
     return taps.view(x.shape[1] * geometry.taps, -1)
 
 
-@dataclass(frozen=True)
-class Moments:
-    """Centred moments of one group: what its pursuit and its least squares need.
+def count_positions(x: Tensor, y: Tensor, geometry: Geometry) -> int:
+    """Output positions of a batch. Raises ValueError where the input x and the target y do not agree on them."""
+    taps, target = len(x) * math.prod(geometry.output_size(tuple(x.shape[2:]))), len(y) * math.prod(y.shape[2:])
+    if taps != target:
+        raise ValueError(f"{taps} positions of taps meet {target} of the target")
+    return taps
 
-    covariance [D, D], cross [D, O], tap_mean [D], target_mean and target_variance [O]; ``count`` positions were read.
-    """
 
-    covariance: Tensor
-    cross: Tensor
-    tap_mean: Tensor
-    target_mean: Tensor
-    target_variance: Tensor
-    count: int
+def read_positions(
+    x: Tensor, y: Tensor, geometry: Geometry, *, first: int, step: int, groups: int
+) -> tuple[Tensor, Tensor]:
+    """Taps [groups, D, n] and targets [groups, O, n] at one position in ``step``; in float32 at least."""
+    picked = torch.arange(first, count_positions(x, y, geometry), step, device=x.device)
+    taps = gather_taps(x, geometry, picked)
+    target = y.transpose(0, 1).flatten(1)[:, picked]
+    if taps.dtype in (torch.bfloat16, torch.float16):
+        taps, target = taps.float(), target.float()
+    return taps.view(groups, -1, len(picked)), target.view(groups, -1, len(picked))
 
 
 class TapStatistics:
@@ -75,19 +90,11 @@ class TapStatistics:
 
     def update(self, x: Tensor, y: Tensor) -> None:
         """Add a batch: x [N, C, *spatial] the input the student will see, y [N, O, *out] the teacher's output."""
-        taps = gather_taps(x, self.geometry)
+        positions = count_positions(x, y, self.geometry)
         self.channels = x.shape[1]
-        target = y.transpose(0, 1).flatten(1)
-        if taps.shape[1] != target.shape[1]:
-            raise ValueError(f"{taps.shape[1]} positions of taps meet {target.shape[1]} of the target")
-        if self._thin > 1 and target.shape[1] > THIN_ABOVE:
-            first = self._batches % self._thin
-            picked = torch.arange(first, target.shape[1], self._thin, device=taps.device)
-            taps, target = taps[:, picked], target[:, picked]
+        thin = self._thin if positions > THIN_ABOVE else 1
+        taps, target = read_positions(x, y, self.geometry, first=self._batches % thin, step=thin, groups=self.groups)
         self._batches += 1
-        taps, target = (part.reshape(self.groups, -1, part.shape[1]) for part in (taps, target))
-        if taps.dtype == torch.bfloat16:
-            taps, target = taps.float(), target.float()
         uu, uy = (taps @ taps.mT).double(), (taps @ target.mT).double()
         u, y_sum = taps.sum(2, dtype=torch.float64), target.sum(2, dtype=torch.float64)
         yy = target.double().square().sum(2)
@@ -101,11 +108,18 @@ class TapStatistics:
         self._y += y_sum
         self._yy += yy
 
-    def moments(self, group: int = 0) -> Moments:
+    def moments(self, group: int = 0) -> GramMoments:
         """The moments of one group. Raises ValueError when no batch was added."""
         parts = (self._uu, self._uy, self._u, self._y, self._yy)
         uu, uy, u, y, yy = (self._filled(part)[group] / self.count for part in parts)
-        return Moments(uu - torch.outer(u, u), uy - torch.outer(u, y), u, y, yy - y.square(), self.count)
+        return GramMoments(
+            cross=uy - torch.outer(u, y),
+            tap_mean=u,
+            target_mean=y,
+            target_variance=yy - y.square(),
+            count=self.count,
+            covariance=uu - torch.outer(u, u),
+        )
 
     def _filled(self, value: Tensor | None) -> Tensor:
         if value is None:

@@ -44,9 +44,7 @@ def scene(seed: int, *, channels: int = 2) -> tuple[Tensor, Tensor, TapStatistic
 
 
 def pursuit_of(statistics: TapStatistics, dictionary: Dictionary, rows: int) -> Pursuit:
-    moments = statistics.moments()
-    energy = float(moments.target_variance.sum())
-    return pursue(moments.covariance, moments.cross, energy, dictionary, rows=rows)
+    return pursue(statistics.moments(), dictionary, rows=rows)
 
 
 @settings(max_examples=15, deadline=None)
@@ -135,9 +133,9 @@ def test_the_weighting_draws_the_rows_to_the_outputs_that_matter() -> None:
     assert order_rows(statistics, dictionary, rows=1, weighting=weighting)[0].channel.tolist() == [0]
 
 
-@pytest.mark.parametrize("side", [3, 5])
-def test_fewer_positions_than_rows_do_not_blow_up_what_comes_next(side: int) -> None:
-    """Unseen images: hardly worse than the mean where plain least squares is far off."""
+@pytest.mark.parametrize(("side", "most"), [(3, 1.2), (5, 0.2)])
+def test_fewer_positions_than_rows_do_not_blow_up_what_comes_next(side: int, most: float) -> None:
+    """Unseen images: hardly worse than the mean where plain least squares is far off, and close where it is right."""
     channels = 24
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(8, channels, 2, 2, generator=generator)
@@ -171,6 +169,4 @@ def test_fewer_positions_than_rows_do_not_blow_up_what_comes_next(side: int) -> 
         return float(1 - explained / other.target_variance.sum())
 
     assert moments.count == side * side
-    assert lost(told=moments.count) < 1.2
-    # Where the few that all channels are made of were seen whole, the plain solution is right and stays.
-    assert lost(told=moments.count) < 1.5 * lost(told=10**9)
+    assert lost(told=moments.count) < most
