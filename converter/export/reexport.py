@@ -22,20 +22,47 @@ def reexport(
 ) -> ExportedProgram:
     """Export ``gm``; ``dynamic_shapes`` as of ``dims.dynamic_shapes(original)``.
 
-    Ranges and multiples are declared again; where torch does not accept them it finds them itself, and no dynamic
-    size is ever lost in silence. Raises InternalError("reexport_failed").
+    Ranges and multiples are declared again; where torch does not accept them it finds the multiples itself, and no
+    dynamic size is ever lost in silence. Raises InternalError("reexport_failed").
     """
-    for shapes in (dynamic_shapes, _unnamed(dynamic_shapes)):
-        program = export_with(gm, example_inputs, kwargs or {}, shapes)
-        if program is not None:
-            return program
-    raise InternalError("reexport_failed", "A rewritten graph does not export with the sizes that the model had.")
+    return _first(gm, example_inputs, kwargs or {}, _ways(dynamic_shapes))[0]
 
 
 def reexport_like(gm: fx.GraphModule, original: ExportedProgram) -> ExportedProgram:
     """Export ``gm`` with the example inputs and the dynamic sizes of ``original``."""
-    args, kwargs = example_of(original)
-    return reexport(gm, args, declared_shapes(original), kwargs=kwargs)
+    return Reexport(original)(gm)
+
+
+class Reexport:
+    """Exports graphs of one original with its example inputs and dynamic sizes.
+
+    It begins with what torch accepted last time: a way of declaring sizes that is refused costs a whole trace.
+    """
+
+    def __init__(self, original: ExportedProgram) -> None:
+        self._original = original
+        self._ways = _ways(declared_shapes(original))
+
+    def __call__(self, gm: fx.GraphModule) -> ExportedProgram:
+        """Raises InternalError("reexport_failed")."""
+        args, kwargs = example_of(self._original)
+        program, index = _first(gm, args, kwargs, self._ways)
+        self._ways.insert(0, self._ways.pop(index))
+        return program
+
+
+def _first(
+    gm: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any], ways: list[Any]
+) -> tuple[ExportedProgram, int]:
+    for index, shapes in enumerate(ways):
+        program = export_with(gm, args, kwargs, shapes)
+        if program is not None:
+            return program, index
+    raise InternalError("reexport_failed", "A rewritten graph does not export with the sizes that the model had.")
+
+
+def _ways(shapes: Any) -> list[Any]:
+    return [shapes, _unnamed(shapes)]
 
 
 def _unnamed(shapes: Any) -> Any:
@@ -45,12 +72,13 @@ def _unnamed(shapes: Any) -> Any:
 
 
 def _hint(dim: Any) -> Any:
-    low, high = getattr(dim, "min", None), getattr(dim, "max", None)
     # Only a plain named dim has bounds of its own: those of a multiple belong to its root.
-    if not isinstance(low, int) or not isinstance(high, int) or hasattr(dim, "root"):
+    if hasattr(dim, "root"):
         return Dim.DYNAMIC
-    return Dim.DYNAMIC(min=low if low > 2 else None, max=_finite(high))
-
-
-def _finite(value: int) -> int | None:
-    return value if value < 2**62 else None
+    # An open end is torch's own infinity, which is no int; a lower end of 2 is its way to say "any".
+    low, high = (
+        end if isinstance(end, int) else None for end in (getattr(dim, "min", None), getattr(dim, "max", None))
+    )
+    return Dim.DYNAMIC(
+        min=low if low is not None and low > 2 else None, max=high if high is not None and high < 2**62 else None
+    )

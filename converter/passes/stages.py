@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 from aslconvert.converter.errors import InternalError
 from aslconvert.converter.export.atomic import write_files
-from aslconvert.converter.export.reexport import reexport_like
+from aslconvert.converter.export.reexport import Reexport
 from aslconvert.converter.ir.dims import dynamic_axes, example_of
 from aslconvert.converter.passes.arrange_sources import arrange_sources
 from aslconvert.converter.passes.channels_last import channels_last
@@ -92,7 +92,7 @@ class Stages:
     ) -> None:
         args, kwargs = example_of(original)
         self._inputs = (tuple(inputs) if inputs is not None else args, kwargs)
-        self._original = original
+        self._reexport = Reexport(original)
         self._signature = _signature(original)
         self._folder = folder
         self._exported: tuple[fx.GraphModule, ExportedProgram] | None = None
@@ -134,7 +134,7 @@ class Stages:
     def exported(self, gm: fx.GraphModule) -> ExportedProgram:
         """``gm`` as a program with the original's sizes; the last one is kept."""
         if self._exported is None or self._exported[0] is not gm:
-            self._exported = gm, reexport_like(gm, self._original)
+            self._exported = gm, self._reexport(gm)
         return self._exported[1]
 
     def _check(self, name: str, before: fx.GraphModule, after: fx.GraphModule, *, preserves: bool) -> float:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from aslconvert.converter.export.reexport import reexport_like
+from aslconvert.converter.export.reexport import Reexport, reexport_like
 from aslconvert.converter.ir.dims import dynamic_axes, dynamic_shapes
 from aslconvert.converter.ir.graph import graph_module
 
@@ -50,3 +50,36 @@ def test_the_user_s_ranges_and_shared_dims_survive_a_reexport() -> None:
     assert set(result) == {"y", "scale"}
     with pytest.raises(AssertionError, match="32"):
         again.module()(torch.zeros(40, 3, 9, 8), scale=torch.ones(40))
+
+
+class Attended(nn.Module):
+    """Attention to a coarser map, as in SegFormer: torch guards it to have more than one pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.coarse = nn.Conv2d(3, 3, 7, 4, 3), nn.Conv2d(3, 3, 8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.fine(x)
+        return y.flatten(2).transpose(1, 2) @ self.coarse(y).flatten(2)
+
+
+def test_a_range_with_an_open_end_survives_where_torch_refuses_named_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    # From 61 rows on the guard holds, but torch cannot conclude that; of a named size it wants it.
+    sizes = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC(min=40), 3: Dim.DYNAMIC(min=62, max=999)}
+    program = torch.export.export(Attended().eval(), (torch.zeros(2, 3, 64, 64),), dynamic_shapes=(sizes,))
+    tried: list[object] = []
+    export = torch.export.export
+
+    def note(*args: object, **kwargs: object) -> ExportedProgram:
+        tried.append(kwargs["dynamic_shapes"])
+        return export(*args, **kwargs)
+
+    monkeypatch.setattr(torch.export, "export", note)
+    again = Reexport(program)
+    for attempts in (2, 1):
+        # The second graph begins with what was accepted for the first one.
+        tried.clear()
+        bounds = again(graph_module(program)).range_constraints.values()
+        assert len(tried) == attempts
+        assert sorted(str(bound) for bound in bounds) == ["VR[2, int_oo]", "VR[40, int_oo]", "VR[62, 999]"]
