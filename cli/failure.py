@@ -39,6 +39,8 @@ def classify(error: BaseException) -> AslconvertError:
         return InfrastructureError("disk_full", f"No space left: {error}.", hint="Free some space and run again.")
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         return InfrastructureError("not_writable", f"{error}.", hint="Choose a folder you may write.")
+    if isinstance(error, OSError) and error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+        return UsageError("path", f"{error}.", hint="A path names a file for a folder.")
     return InternalError(
         "unexpected",
         f"{type(error).__name__}: {error}",

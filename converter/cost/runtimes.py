@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from aslconvert.converter.errors import InfrastructureError, UsageError
+from aslconvert.converter.ir.graph import views_to_reshapes
 
 RUNTIMES = ("torch", "torch_channels_last", "compile", "onnxruntime", "openvino")
 ONNX_RUNTIMES = ("onnxruntime", "openvino")
@@ -36,7 +37,11 @@ def available_runtimes() -> dict[str, str | None]:
 
 
 def torch_runner(module: nn.Module, inputs: Sequence[Tensor], *, channels_last: bool = False) -> Runner:
-    """Eager torch. ``channels_last`` converts a copy of the module's 4-D weights and the 4-D inputs."""
+    """Eager torch. ``channels_last`` converts a copy of the module's 4-D weights and the 4-D inputs.
+
+    Raises:
+        InfrastructureError: ``runtime_unavailable``, when the module does not run with images in channels_last.
+    """
     if channels_last:
         module = to_channels_last(module)
         inputs = [_to_channels_last(x) for x in inputs]
@@ -46,6 +51,12 @@ def torch_runner(module: nn.Module, inputs: Sequence[Tensor], *, channels_last: 
         with torch.inference_mode():
             return module(*held)
 
+    if channels_last:
+        try:
+            run()
+        except RuntimeError as error:
+            why = " ".join(str(error).split())[:300]
+            raise InfrastructureError("runtime_unavailable", f"It does not run in channels_last: {why}") from error
     return run
 
 
@@ -102,7 +113,8 @@ def onnx_runner(path: str | os.PathLike[str], inputs: Sequence[Tensor], *, threa
     names = [entry.name for entry in session.get_inputs()]
     if len(names) != len(inputs):
         raise UsageError("data_shape", f"{Path(path).name} takes {len(names)} inputs, {len(inputs)} were given.")
-    feed = {name: x.detach().contiguous().numpy() for name, x in zip(names, inputs, strict=True)}
+    types = [entry.type for entry in session.get_inputs()]
+    feed = {name: _fed(x, kind == "tensor(float)") for name, kind, x in zip(names, types, inputs, strict=True)}
 
     def run() -> Any:
         return session.run(None, feed)
@@ -142,7 +154,7 @@ def openvino_runner(path: str | os.PathLike[str], inputs: Sequence[Tensor], *, t
         raise UsageError(
             "data_shape", f"{Path(path).name} takes {len(compiled.inputs)} inputs, {len(inputs)} were given."
         )
-    feed = [x.detach().contiguous().numpy() for x in inputs]
+    feed = [_fed(x, port.element_type == openvino.Type.f32) for port, x in zip(compiled.inputs, inputs, strict=True)]
     request = compiled.create_infer_request()
 
     def run() -> Any:
@@ -151,9 +163,21 @@ def openvino_runner(path: str | os.PathLike[str], inputs: Sequence[Tensor], *, t
     return run
 
 
+def _fed(x: Tensor, single: bool) -> Any:
+    """An input as numpy has it, in float32 where the file wants that: models are written to ONNX in float32."""
+    return (x.float() if single else x).detach().contiguous().numpy()
+
+
 def to_channels_last(module: nn.Module) -> nn.Module:
-    """A copy of ``module`` whose 4-D parameters and buffers lie in channels_last order; the original is untouched."""
+    """A copy of ``module`` whose 4-D parameters and buffers lie in channels_last order; the original is untouched.
+
+    Views in its graphs become reshapes, as anybody who runs it in this layout would have to write them.
+    """
     twin = copy.deepcopy(module)
+    for part in twin.modules():
+        if isinstance(part, fx.GraphModule):
+            views_to_reshapes(part)
+            part.recompile()
     for tensor in [*twin.parameters(), *twin.buffers()]:
         if tensor.dim() == 4:
             tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)

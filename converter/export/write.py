@@ -106,6 +106,10 @@ def write_artifacts(
         "artifacts": records,
         "left_out": left_out,
     }
+    for each in KINDS.values():
+        # An earlier run's, which nothing would tell from this one's.
+        if each.file not in files:
+            (Path(folder) / each.file).unlink(missing_ok=True)
     # Last, so that a folder with a manifest has everything the manifest names.
     files[MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode()
     write_files(Path(folder), files)

@@ -59,7 +59,7 @@ def draw_samples(subset: Subset, count: int, *, crop: Crop | None, seed: int) ->
 
 
 def pool_size(sample: Sequence[Tensor], outputs: Any, *, limit_bytes: int = POOL_BYTES) -> int:
-    """How many samples a pool may hold; ``sample`` and ``outputs`` belong to a batch of one."""
+    """How many samples a pool may hold; ``sample`` and ``outputs`` belong to one batch."""
     tensors = [*sample, *flatten(outputs)]
     per_sample = sum(t.numel() // len(sample[0]) * t.element_size() for t in tensors)
     return max(1, limit_bytes // max(per_sample, 1))

@@ -39,13 +39,15 @@ NOTES = "aslconvert_notes"
 def graph_module(program: ExportedProgram) -> fx.GraphModule:
     """The program's graph with its parameters as attributes; nothing is shared with ``program``.
 
-    The graphs of nested blocks (no_grad, autocast, branches) are treated alike.
+    The graphs of nested blocks (no_grad, autocast, branches) are treated alike. Inputs that the network writes into
+    are copied first: callers keep theirs.
 
     Every tensor node gets ``meta["shape"]`` (ints, the example's sizes in place of symbols) and ``meta["dtype"]``.
     """
     unlifted = program.module(check_guards=False)
     if not isinstance(unlifted, fx.GraphModule):
         raise TypeError(f"torch gave a {type(unlifted).__name__} instead of a GraphModule")
+    _own_inputs(unlifted)
     for module in unlifted.modules():
         if not isinstance(module, fx.GraphModule):
             continue
@@ -56,6 +58,41 @@ def graph_module(program: ExportedProgram) -> fx.GraphModule:
                 node.meta["shape"] = tuple(_concrete(size) for size in value.shape)
                 node.meta["dtype"] = value.dtype
     return copy_graph(unlifted)
+
+
+def _own_inputs(gm: fx.GraphModule) -> None:
+    for node in list(gm.graph.nodes):
+        if node.op == "placeholder" and _is_written(node):
+            with gm.graph.inserting_after(node):
+                own = gm.graph.call_function(aten.clone.default, (node,))
+            own.meta = dict(node.meta)
+            node.replace_all_uses_with(own, delete_user_cb=lambda user, own=own: user is not own)
+    gm.recompile()
+
+
+def _is_written(node: fx.Node) -> bool:
+    """Whether an operator writes into this value, or into a view of it."""
+    for user in node.users:
+        if isinstance(user.target, torch._ops.HigherOrderOperator):
+            return True
+        schema = getattr(user.target, "_schema", None)
+        if schema is None:
+            continue
+        if schema.is_mutable and any(
+            argument.alias_info is not None and argument.alias_info.is_write and value is node
+            for argument, value in zip(schema.arguments, user.args, strict=False)
+        ):
+            return True
+        if any(returned.alias_info is not None for returned in schema.returns) and _is_written(user):
+            return True
+    return False
+
+
+def views_to_reshapes(gm: fx.GraphModule) -> None:
+    """A view of a contiguous image need not be one of the same image in channels_last: a reshape always is."""
+    for node in gm.graph.nodes:
+        if node.target is aten.view.default:
+            node.target = aten.reshape.default
 
 
 def notes_of(gm: fx.GraphModule) -> tuple[str, ...]:

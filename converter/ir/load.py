@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 import aslconvert.kernels  # noqa: F401  registers torch.ops.asl, which a converted .pt2 holds
@@ -191,12 +191,20 @@ def _call(spec: str, factory: Callable[[], Any]) -> Any:
         raise ModelRefused("factory_failed", f"'{spec}' raised {type(error).__name__}: {_first_line(error)}") from error
 
 
+_DROPOUT_NAMES = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
+DROPOUTS = {getattr(aten, f"{name}{end}").default for name in _DROPOUT_NAMES for end in ("", "_")}
+RRELUS = {aten.rrelu.default, aten.rrelu_.default}
+
+
 def _refuse_train_mode(program: ExportedProgram, spec: str) -> None:
-    for node in program.graph.nodes:
+    graphs = [part.graph for part in program.graph_module.modules() if isinstance(part, fx.GraphModule)]
+    for node in (node for graph in graphs for node in graph.nodes):
         if node.target is aten.batch_norm.default:
             trains = node.args[5] and node.args[3] is not None
-        elif node.target is aten.dropout.default:
+        elif node.target in DROPOUTS:
             trains = node.args[2]
+        elif node.target in RRELUS:
+            trains = len(node.args) > 3 and node.args[3]
         else:
             continue
         if trains:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 import aslconvert.kernels  # noqa: F401  registers torch.ops.asl
-from aslconvert.converter.ir.graph import arguments, aten, attribute, copy_graph
+from aslconvert.converter.ir.graph import arguments, aten, attribute, copy_graph, views_to_reshapes
 from aslconvert.converter.passes.parameters import (
     drop_unused,
     free_name,
@@ -42,6 +42,10 @@ def channels_last(gm: fx.GraphModule) -> fx.GraphModule:
     for node in packed:
         _pack(gm, node)
     _convert_images(gm)
+    for part in gm.modules():
+        if isinstance(part, fx.GraphModule):
+            views_to_reshapes(part)
+            part.recompile()
     gm.graph.eliminate_dead_code()
     drop_unused(gm, read)
     gm.recompile()
@@ -108,9 +112,6 @@ def _convert_images(gm: fx.GraphModule) -> None:
                 last = gm.graph.call_function(aten.clone.default, (node,), {"memory_format": torch.channels_last})
             last.meta = dict(node.meta)
             node.replace_all_uses_with(last, delete_user_cb=lambda user, last=last: user is not last)
-        elif node.target is aten.view.default:
-            # A view of a contiguous image need not be one of the same image in channels_last.
-            node.target = aten.reshape.default
         elif node.target is aten.conv2d.default and stored(node.args[1]):
             weight = attribute(gm, node.args[1].target)
             if weight.dim() == 4:

@@ -65,7 +65,7 @@ def _fuse(gm: fx.GraphModule, shift: fx.Node, conv: fx.Node) -> None:
     last, residual = conv, None
     add = next(iter(conv.users)) if len(conv.users) == 1 else None
     if add is not None and add.target in ADDS:
-        residual = _residual(add, conv)
+        residual = None if _writes_between(conv, add) else _residual(add, conv)
         last = add if residual is not None else conv
     relu = next(iter(last.users)) if len(last.users) == 1 else None
     rectified = relu is not None and relu.target in RELUS
@@ -90,6 +90,17 @@ def _fuse(gm: fx.GraphModule, shift: fx.Node, conv: fx.Node) -> None:
     end.replace_all_uses_with(fused)
     for node in dict.fromkeys((end, last, conv, shift)):
         gm.graph.erase_node(node)
+
+
+def _writes_between(first: fx.Node, last: fx.Node) -> bool:
+    """The fused op reads its image where the addition stood: nothing may have written into it until then."""
+    node = first.next
+    while node is not last:
+        schema = getattr(node.target, "_schema", None)
+        if isinstance(node.target, torch._ops.HigherOrderOperator) or (schema is not None and schema.is_mutable):
+            return True
+        node = node.next
+    return False
 
 
 def _residual(add: fx.Node, conv: fx.Node) -> fx.Node | None:

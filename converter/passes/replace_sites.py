@@ -18,6 +18,9 @@ from aslconvert.converter.ir.site import ConvSite
 from aslconvert.converter.passes.parameters import drop_unused, put_buffer, put_parameter, read_targets
 from aslconvert.converter.passes.verify import verify
 
+SITE = "asl_site"
+"""The meta of a shift's node names the site that it stands for."""
+
 
 def replace_sites(gm: fx.GraphModule, blocks: Mapping[str, Block]) -> fx.GraphModule:
     """A copy of ``gm`` whose sites named in ``blocks`` are shifted rows and a 1x1 convolution.
@@ -131,6 +134,7 @@ def _rewrite(gm: fx.GraphModule, node: fx.Node, site: ConvSite, prefix: str, blo
     for fresh, channels in ((rows, block.rows), (mixed, site.block_outputs)):
         fresh.meta = {key: meta[key] for key in ("nn_module_stack", "stack_trace", "dtype") if key in meta}
         fresh.meta["shape"] = (batch, channels, *positions)
+    rows.meta[SITE] = site.name
     with graph.inserting_before(node):
         last = join(graph, mixed, site)
     node.replace_all_uses_with(last)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from aslconvert.converter.cost.device import device_profile, usable_cores
@@ -54,6 +55,9 @@ def convert(model: str, *, data: str, out: Path, options: ConvertOptions, progre
     progress = progress or SilentProgress()
     if options.device != "cpu":
         raise UsageError("device", f"Conversion runs on the CPU here, not on {options.device}.", hint="--device cpu")
+    blocking = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
+    if blocking is not None and not options.dry_run:
+        raise UsageError("out", f"'{blocking}' is a file: nothing can be written into '{out}'.", hint="Name a folder.")
     # Fitting and healing take every core; ``threads`` is what latency is measured with.
     with torch_threads(usable_cores()):
         return _Conversion(model, data=data, out=out, options=options, progress=progress).run()
@@ -142,7 +146,9 @@ class _Conversion:
         subject, options = self.subject, self.options
         heal_split = subject.data.split("heal")
         probe = draw_samples(heal_split, 1, crop=options.heal_crop, seed=options.seed)
-        limit = pool_size(probe, subject.gm(*probe) if subject.fixed_batch is None else subject.gm(*subject.example))
+        sample = probe if subject.fixed_batch is None else subject.example
+        with torch.no_grad():
+            limit = max(pool_size(sample, subject.gm(*sample)), subject.fixed_batch or 1)
         pixels = max((x.shape[2:].numel() for x in probe if x.dim() == 4), default=1)
         count = min(max(HEAL_PIXELS // pixels, LEAST_HEAL_SAMPLES), limit)
         inputs = draw_samples(heal_split, count, crop=options.heal_crop, seed=options.seed + 1)

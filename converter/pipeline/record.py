@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
-import torch
 from torch import fx
 
 from aslconvert.converter.cost.counts import count
 from aslconvert.converter.cost.device import DeviceProfile
 from aslconvert.converter.cost.latency import Latency
-from aslconvert.converter.ir.graph import notes_of
+from aslconvert.converter.ir.graph import attribute, notes_of
 from aslconvert.converter.ir.site import ConvSite
+from aslconvert.converter.passes.replace_sites import SITE
 from aslconvert.converter.pipeline.judge import Score
 from aslconvert.converter.pipeline.planning import Survey
 from aslconvert.converter.pipeline.subject import Subject
@@ -115,17 +115,17 @@ def _site(site: ConvSite, rows: int | None, made: Made | None, found: Survey) ->
         reason=EXACT if exact else FITTED,
         message="All taps as rows: the convolution itself, on the fused kernel." if exact else "",
         rows=rows,
-        shifts=() if fit is None or made is None else _shifts(made.gm, site, fit.block.shift),
+        shifts=() if fit is None or made is None else _shifts(made.gm, site),
         fit_error=None if fit is None else fit.error,
         latency_before_ms=before,
         latency_after_ms=costs.get(rows),
     )
 
 
-def _shifts(gm: fx.GraphModule, site: ConvSite, fitted: torch.Tensor) -> tuple[tuple[float, ...], ...]:
+def _shifts(gm: fx.GraphModule, site: ConvSite) -> tuple[tuple[float, ...], ...]:
     """The healed shifts relative to the kernel's centre, [K, D] in pixels."""
-    state = gm.state_dict()
-    shift = state.get(f"{site.name}.shift", fitted)
+    node = next(node for node in gm.graph.nodes if node.meta.get(SITE) == site.name)
+    shift = attribute(gm, node.args[1].target).detach()
     centre = site.gather.tap_offsets().mean(0)
     return tuple(tuple(round(float(v), 4) for v in row) for row in shift - centre)
 

@@ -56,13 +56,13 @@ class Subject:
     @property
     def fingerprint(self) -> str:
         """Identifies model and data, so that a resumed run continues the same work."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.program.state_dict.items()):
+        digest = hashlib.sha256(self.program.graph_module.code.encode())
+        for name, value in sorted({**self.program.constants, **self.program.state_dict}.items()):
             digest.update(name.encode())
-            digest.update(tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(_bytes_of(value) if isinstance(value, Tensor) else b"")
         digest.update(self.data.groups.tobytes() + self.data.splits.tobytes())
         for tensor in self.example:
-            digest.update(tensor.numpy().tobytes())
+            digest.update(_bytes_of(tensor))
         return digest.hexdigest()
 
     def calibration(self, options: ConvertOptions) -> list[tuple[Tensor, ...]]:
@@ -72,12 +72,17 @@ class Subject:
         pixels = (
             max((x.shape[2:].numel() for x in self.example if x.dim() == 4), default=1) if side is None else side**2
         )
-        count = max(CALIBRATION_PIXELS // pixels, MIN_CALIBRATION)
+        count = max(CALIBRATION_PIXELS // pixels, MIN_CALIBRATION, self.fixed_batch or 1)
         samples = draw_samples(subset, count, crop=options.heal_crop, seed=options.seed)
         size = self.fixed_batch or CALIBRATION_BATCH
         starts = range(0, len(samples[0]), size)
         batches = [tuple(x[start : start + size] for x in samples) for start in starts]
         return [batch for batch in batches if self.fixed_batch is None or len(batch[0]) == size]
+
+
+def _bytes_of(tensor: Tensor) -> bytes:
+    # By way of bytes, since numpy does not know every type.
+    return tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def open_subject(model: str, *, data: str, options: ConvertOptions) -> Subject:

@@ -28,6 +28,7 @@ from aslconvert.converter.threads import torch_threads
 
 ORIGINAL = "original"
 FINAL_ROUNDS = 15
+FORM_ROUNDS = 5
 
 
 class Timer:
@@ -42,7 +43,6 @@ class Timer:
         self._threads = threads
         self._seed = seed
         self._runners: dict[tuple[str, str], Callable[[], Any]] = {}
-        self._packed_won = False
         self._folder = tempfile.TemporaryDirectory(prefix="aslconvert-")
         self.unavailable: dict[str, str] = {k: v for k, v in available_runtimes().items() if v is not None}
 
@@ -54,7 +54,7 @@ class Timer:
     def add_original(self, gm: fx.GraphModule) -> None:
         """The original in every runtime that works here."""
         self._runners[ORIGINAL, "torch"] = torch_runner(gm, self._example)
-        self._runners[ORIGINAL, "torch_channels_last"] = torch_runner(gm, self._example, channels_last=True)
+        self._try(ORIGINAL, "torch_channels_last", lambda: torch_runner(gm, self._example, channels_last=True))
         self._try(ORIGINAL, "compile", lambda: compile_runner(copy_graph(gm), self._example))
         self._add_onnx(ORIGINAL, lambda: gm)
 
@@ -68,8 +68,9 @@ class Timer:
         self._add_onnx(name, lambda: lower(gm))
 
     def add_compiled(self, name: str, gm: fx.GraphModule) -> None:
-        """A variant compiled, in the form that was faster when a plan was last timed."""
-        form = packed_form if self._packed_won else fast_form
+        """A variant that was added, compiled in the form that is faster."""
+        eager = {runtime: self._runners[name, runtime] for runtime in ("torch", "torch_channels_last")}
+        form = packed_form if self.packed_wins(self._measure(eager, rounds=FORM_ROUNDS)) else fast_form
         self._try(name, "compile", lambda: compile_runner(form(gm), self._example))
 
     def measure(self, *, rounds: int = FINAL_ROUNDS) -> dict[str, dict[str, Latency]]:
@@ -94,7 +95,6 @@ class Timer:
             },
             rounds=rounds,
         )
-        self._packed_won = self.packed_wins(timed)
         return timed["original"].p50_ms / min(timed["torch"].p50_ms, timed["torch_channels_last"].p50_ms)
 
     @staticmethod

@@ -1,3 +1,4 @@
+import copy
 import sys
 from pathlib import Path
 
@@ -165,9 +166,26 @@ def test_another_kind_of_file_is_refused_quietly(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_program_exported_in_training_mode_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.BatchNorm2d(4),
+        nn.Dropout(),
+        nn.Dropout(inplace=True),
+        nn.Dropout2d(),
+        nn.AlphaDropout(),
+        nn.FeatureAlphaDropout(inplace=True),
+        nn.RReLU(),
+        nn.RReLU(inplace=True),
+    ],
+    ids=repr,
+)
+def test_a_program_exported_in_training_mode_is_refused(layer: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "training.pt2"
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).train()
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), layer)
+    torch.export.save(torch.export.export(copy.deepcopy(model).eval(), (torch.zeros(2, 3, 8, 8),)), path)
+    load_program(str(path))
+    model.train()
     torch.export.save(torch.export.export(model, (torch.zeros(2, 3, 8, 8),)), path)
     with pytest.raises(ModelRefused) as refused:
         load_program(str(path))

@@ -13,7 +13,7 @@ from aslconvert.converter.fit.rows import Block
 from aslconvert.converter.ir.graph import aten, find_sites, graph_module
 from aslconvert.converter.ir.load import export_model
 from aslconvert.converter.passes.channels_last import channels_last
-from aslconvert.converter.passes.fast import fast_form
+from aslconvert.converter.passes.fast import fast_form, packed_form
 from aslconvert.converter.passes.fuse import fuse
 from aslconvert.converter.passes.replace_sites import replace_sites
 
@@ -131,3 +131,45 @@ def test_what_has_no_converted_convolution_or_another_type_stays_as_it_is() -> N
     double = fuse(_converted(copy.deepcopy(Residuals()).double(), x.double()).double())
     assert _nodes(channels_last(double), PACKED) == []
     assert _nodes(double, aten.clone.default) == []
+
+
+class Shortcut(nn.Module):
+    """A shortcut that reads its input before an activation writes into it (torch.export keeps the order)."""
+
+    def __init__(self, kernel: int) -> None:
+        super().__init__()
+        self.side = nn.Conv2d(16, 16, kernel, padding=kernel // 2)
+        self.main = nn.Conv2d(16, 16, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + 0.0
+        return self.side(x) + self.main(torch.relu_(x))
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_no_op_is_moved_past_a_write_into_what_it_reads(kernel: int) -> None:
+    x = torch.randn(2, 16, 9, 8)
+    gm = _converted(Shortcut(kernel), x)
+    for form in (fast_form, packed_form):
+        torch.testing.assert_close(form(gm)(x), gm(x), rtol=1e-5, atol=1e-5)
+
+
+class Branches(nn.Module):
+    """A view of an image inside a branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 16, 3, padding=1)
+        self.one, self.other = nn.Linear(16 * 64, 4), nn.Linear(16 * 64, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.conv(x))
+        parts = (lambda y: self.one(y.view(y.shape[0], -1)), lambda y: self.other(y.view(y.shape[0], -1)))
+        return torch.cond(y.mean() > 0.4, *parts, (y,))
+
+
+def test_views_within_branches_do_not_mind_the_layout() -> None:
+    x = torch.randn(2, 3, 8, 8)
+    gm = _converted(Branches(), x)
+    assert _nodes(packed_form(gm), PACKED)
+    torch.testing.assert_close(packed_form(gm)(x), gm(x), rtol=1e-5, atol=1e-5)
