@@ -13,20 +13,22 @@ from torch import Tensor
 
 from aslconvert.converter.importers.onnx.call import Call
 from aslconvert.converter.importers.onnx.registry import Result, operator
-from aslconvert.converter.importers.onnx.values import Host
+from aslconvert.converter.importers.onnx.values import Host, converted, dtype_of
 
 Binary = Callable[[Any, Any], Any]
 
+WHOLE = (int, torch.SymInt)
+
 
 def _divide_numbers(a: Any, b: Any) -> Any:
-    if isinstance(a, int) and isinstance(b, int):
-        # Integers are divided towards zero.
-        return -(abs(a) // abs(b)) if (a < 0) != (b < 0) else a // b
-    return a // b if isinstance(a, (int, torch.SymInt)) and isinstance(b, (int, torch.SymInt)) else a / b
+    if not (isinstance(a, WHOLE) and isinstance(b, WHOLE)):
+        return a / b
+    # Integers are divided towards zero.
+    return -(abs(a) // abs(b)) if (a < 0) != (b < 0) else abs(a) // abs(b)
 
 
 def _divide(a: Any, b: Any) -> Tensor:
-    whole = all(not value.is_floating_point() if isinstance(value, Tensor) else type(value) is int for value in (a, b))
+    whole = all(not v.is_floating_point() if isinstance(v, Tensor) else isinstance(v, WHOLE) for v in (a, b))
     return torch.div(a, b, rounding_mode="trunc") if whole else torch.div(a, b)
 
 
@@ -35,7 +37,6 @@ BINARY: dict[str, tuple[Binary, Binary]] = {
     "Sub": (op.sub, op.sub),
     "Mul": (op.mul, op.mul),
     "Div": (_divide, _divide_numbers),
-    "Pow": (op.pow, op.pow),
     "And": (torch.logical_and, op.and_),
     "Or": (torch.logical_or, op.or_),
     "Xor": (torch.logical_xor, op.xor),
@@ -54,8 +55,9 @@ VARIADIC: dict[str, tuple[Binary, Binary]] = {
 }
 UNARY: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "Abs": (torch.abs, abs),
-    "Ceil": (torch.ceil, math.ceil),
-    "Floor": (torch.floor, math.floor),
+    # Python rounds to integers, which the next division would truncate.
+    "Ceil": (torch.ceil, lambda number: torch.sym_float(math.ceil(number))),
+    "Floor": (torch.floor, lambda number: torch.sym_float(math.floor(number))),
     "Neg": (torch.neg, op.neg),
     "Not": (torch.logical_not, torch.sym_not),
 }
@@ -115,6 +117,20 @@ for _name, (_on_tensor, _on_number) in UNARY.items():
     _register_unary(_name, _on_tensor, _on_number)
 
 
+@operator("Pow")
+def power(call: Call) -> Result:
+    """The result has the type of the base, whatever the exponent's is."""
+    hosts = call.hosts()
+    if hosts is not None:
+        base = hosts[0]
+        return base.map(lambda a, b: a**b if base.dtype.is_floating_point else torch.sym_int(a**b), hosts[1])
+    x, exponent = call.tensor(0), call.term(1)
+    fractional = exponent.is_floating_point() if isinstance(exponent, Tensor) else isinstance(exponent, float)
+    # Whole numbers to a fractional power, as ONNX Runtime has them: computed in double precision and cut off.
+    wide = x.double() if fractional and not x.is_floating_point() else x
+    return converted(torch.pow(wide, exponent), x.dtype)
+
+
 @operator("Mean")
 def mean(call: Call) -> Tensor:
     total = reduce(op.add, [call.tensor(index) for index in range(len(call.values))])
@@ -127,7 +143,8 @@ def mod(call: Call) -> Result:
     hosts = call.hosts()
     if hosts is not None and not fmod:
         return hosts[0].map(op.mod, hosts[1])
-    first, second = _terms(call)
+    # torch takes a number for the divisor alone.
+    first, second = call.tensor(0), call.term(1)
     return torch.fmod(first, second) if fmod else torch.remainder(first, second)
 
 
@@ -147,15 +164,13 @@ def cast(call: Call) -> Result:
 
 @operator("CastLike", attributes="saturate", since=15)
 def cast_like(call: Call) -> Result:
-    like = call.value(1)
-    return _cast(call, like.dtype if isinstance(like, (Host, Tensor)) else like.value.dtype)
+    return _cast(call, dtype_of(call.value(1)))
 
 
 def _cast(call: Call, dtype: torch.dtype) -> Result:
     value = call.value(0)
     if not isinstance(value, Host):
-        x = call.tensor(0)
-        return x if x.dtype == dtype else x.to(dtype)
+        return converted(call.tensor(0), dtype)
     if dtype.is_floating_point:
         return value.map(torch.sym_float, dtype=dtype)
     return value.map(bool if dtype == torch.bool else torch.sym_int, dtype=dtype)

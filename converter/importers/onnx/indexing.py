@@ -46,8 +46,9 @@ def _part(call: Call, x: Tensor, axis: int, start: Any, end: Any, step: int) -> 
         size = x.shape[axis]
         if not all(is_known(number) for number in (size, start, end)):
             raise call.unsupported("a negative step over a dynamic size")
-        indices = range(size)[slice(start, _end(end, step), step)]
-        return x.index_select(axis, torch.tensor(list(indices), dtype=torch.int64, device=x.device))
+        places = range(size)[slice(start, _end(end, step), step)]
+        bounds = (places.start, places.stop, places.step) if places else (0, 0, 1)
+        return x.index_select(axis, torch.arange(*bounds, dtype=torch.int64, device=x.device))
     parts: list[Any] = [slice(None)] * x.dim()
     parts[axis] = slice(start, end if not isinstance(end, int) or end < (1 << 31) else None, step)
     return x[tuple(parts)]

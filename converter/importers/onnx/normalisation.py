@@ -10,6 +10,9 @@ from aslconvert.converter.importers.onnx.call import Call, axis_of
 from aslconvert.converter.importers.onnx.refusals import bad_graph
 from aslconvert.converter.importers.onnx.registry import operator
 
+WIDEST = 4096
+"""Channels in a window of LRN, each of them one addition in the graph."""
+
 
 @operator("BatchNormalization", attributes="epsilon momentum training_mode")
 def batch_normalization(call: Call) -> Tensor:
@@ -30,7 +33,8 @@ def batch_normalization(call: Call) -> Tensor:
 @operator("InstanceNormalization", attributes="epsilon")
 def instance_normalization(call: Call) -> Tensor:
     x, weight, bias = call.tensor(0), call.tensor(1, "weight"), call.tensor(2, "bias")
-    return F.instance_norm(x, None, None, weight, bias, True, 0.0, call.attribute("epsilon", 1e-5))
+    # torch's function for instances, and that of `functional` for groups, refuse images of a single pixel.
+    return torch.group_norm(x, x.shape[1], weight, bias, call.attribute("epsilon", 1e-5))
 
 
 @operator("LayerNormalization", attributes="axis epsilon stash_type", since=17)
@@ -56,7 +60,7 @@ def group_normalization(call: Call) -> Tensor:
         raise bad_graph(call.node.where, f"{groups} groups of {x.shape[1]} channels.")
     each = x.shape[1] // groups
     weight, bias = (v.unsqueeze(1).expand(groups, each).reshape(-1) for v in (weight, bias))
-    return F.group_norm(x, groups, weight, bias, call.attribute("epsilon", 1e-5))
+    return torch.group_norm(x, groups, weight, bias, call.attribute("epsilon", 1e-5))
 
 
 @operator("LRN", attributes="alpha beta bias size")
@@ -64,11 +68,14 @@ def local_response_normalization(call: Call) -> Tensor:
     x, size = call.tensor(0), call.attribute("size", 0)
     if size < 1:
         raise bad_graph(call.node.where, f"its size is {size}.")
-    # Of an even window the standard puts the larger half after, torch's function before.
-    first, channels = (size - 1) // 2, x.shape[1]
-    squares = F.pad(x.square(), [0, 0] * (x.dim() - 2) + [first, size - 1 - first])
+    channels = x.shape[1]
+    # Of an even window the standard puts the larger half after, torch's function before. No window sees more than all.
+    before, behind = (min(half, channels - 1) for half in ((size - 1) // 2, size - 1 - (size - 1) // 2))
+    if before + behind >= WIDEST:
+        raise call.unsupported(f"size={size} over {channels} channels")
+    squares = F.pad(x.square(), [0, 0] * (x.dim() - 2) + [before, behind])
     total = squares.narrow(1, 0, channels)
-    for start in range(1, size):
+    for start in range(1, before + behind + 1):
         total = total + squares.narrow(1, start, channels)
     scale: float = call.attribute("alpha", 1e-4) / size
     offset: float = call.attribute("bias", 1.0)
@@ -81,7 +88,8 @@ def lp_normalization(call: Call) -> Tensor:
     x = call.tensor(0)
     axis = axis_of(call, call.attribute("axis", -1), x.dim())
     size: Tensor = torch.linalg.vector_norm(x, call.require("p", 2, 1, 2), axis, keepdim=True)
-    return x / size
+    # A vector of zeros stays one.
+    return x / torch.where(size == 0, torch.ones_like(size), size)
 
 
 @operator("MeanVarianceNormalization", attributes="axes")

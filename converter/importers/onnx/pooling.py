@@ -30,10 +30,9 @@ def max_pool(call: Call) -> Tensor:
         return MAXIMA[rank](x, kernel, stride, before, dilation, ceil)
     if ceil:
         after = _reaching(call, x.shape[2:], kernel, stride, dilation, before, after)
-    lowest = -math.inf if x.is_floating_point() else 0.0
     if not x.is_floating_point():
         raise call.unsupported("padding of integers")
-    return MAXIMA[rank](pad(x, before, after, lowest), kernel, stride, 0, dilation)
+    return MAXIMA[rank](pad(x, before, after, -math.inf), kernel, stride, 0, dilation)
 
 
 @operator("AveragePool", attributes="auto_pad ceil_mode count_include_pad dilations kernel_shape pads strides")

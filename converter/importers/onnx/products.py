@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from aslconvert.converter.importers.onnx.call import Call, axis_of
 from aslconvert.converter.importers.onnx.refusals import bad_graph
 from aslconvert.converter.importers.onnx.registry import Result, operator
-from aslconvert.converter.importers.onnx.values import Host
+from aslconvert.converter.importers.onnx.values import Host, converted
 
 
 @operator("MatMul")
@@ -48,7 +48,7 @@ REDUCTIONS: dict[str, Callable[[Tensor, list[int], bool], Tensor]] = {
     "ReduceLogSum": lambda x, axes, keep: x.sum(axes, keep).log(),
     "ReduceLogSumExp": lambda x, axes, keep: torch.logsumexp(x, axes, keep),
     "ReduceMax": lambda x, axes, keep: x.amax(axes, keep),
-    "ReduceMean": lambda x, axes, keep: x.mean(axes, keep),
+    "ReduceMean": lambda x, axes, keep: _mean(x, axes, keep),
     "ReduceMin": lambda x, axes, keep: x.amin(axes, keep),
     "ReduceSum": lambda x, axes, keep: x.sum(axes, keep, dtype=x.dtype),
     "ReduceSumSquare": lambda x, axes, keep: x.square().sum(axes, keep),
@@ -59,7 +59,16 @@ REDUCTIONS: dict[str, Callable[[Tensor, list[int], bool], Tensor]] = {
 def reduction(call: Call) -> Tensor:
     x = call.tensor(0)
     axes = _axes(call, x.dim())
-    return x if axes is None else REDUCTIONS[call.node.op](x, axes, bool(call.attribute("keepdims", 1)))
+    if axes is None:
+        return x
+    # torch sums integers in 64 bits and takes their roots and logarithms as floats.
+    return converted(REDUCTIONS[call.node.op](x, axes, bool(call.attribute("keepdims", 1))), x.dtype)
+
+
+def _mean(x: Tensor, axes: list[int], keep: bool) -> Tensor:
+    if x.is_floating_point():
+        return x.mean(axes, keep)
+    return torch.div(x.sum(axes, keep), math.prod(x.shape[axis] for axis in axes), rounding_mode="trunc")
 
 
 @operator("ReduceProd", attributes="axes keepdims noop_with_empty_axes")
@@ -75,7 +84,7 @@ def product(call: Call) -> Result:
         return Host.of([whole] if keep else whole, value.dtype)
     x = call.tensor(0)
     for axis in sorted(axes or [], reverse=True):
-        x = x.prod(axis, keep)
+        x = x.prod(axis, keep, dtype=x.dtype)
     return x
 
 

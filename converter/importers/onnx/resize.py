@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,6 +14,9 @@ from torch.nn import functional as F
 from aslconvert.converter.importers.onnx.call import Call, axis_of
 from aslconvert.converter.importers.onnx.refusals import bad_graph
 from aslconvert.converter.importers.onnx.registry import operator
+from aslconvert.converter.importers.onnx.values import is_known
+
+aten = torch.ops.aten
 
 COORDINATES = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric")
 ROUNDING = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
@@ -31,7 +35,7 @@ def resize(call: Call) -> Tensor:
     mode = call.require("mode", "nearest", "nearest", "linear", "cubic")
     coordinates = call.require("coordinate_transformation_mode", "half_pixel", *COORDINATES)
     x = call.tensor(0)
-    sizes, scales = _targets(call, x)
+    sizes, scales, scaled = _targets(call, x)
     changed = [axis for axis in range(x.dim()) if not _same(sizes[axis], x.shape[axis]) or not _same(scales[axis], 1.0)]
     if not changed:
         return x
@@ -52,21 +56,30 @@ def resize(call: Call) -> Tensor:
     if mode == "cubic":
         if spatial != 2 or call.attribute("cubic_coeff_a", -0.75) != -0.75 or coordinates == "asymmetric":
             raise call.unsupported("this kind of cubic interpolation")
+        if _single(coordinates, sizes[2:]):
+            raise call.unsupported("cubic interpolation to a single pixel in pytorch_half_pixel")
         call.require("exclude_outside", 0)
     aligned = coordinates == "align_corners"
     name = LINEAR[spatial] if mode == "linear" else "bicubic"
     # Given scales enter the coordinates as they are, even where they do not hit a whole size.
-    if not aligned and call.has(2) and all(isinstance(scale, float) for scale in scales):
+    if aligned or not scaled or not all(isinstance(scale, float) for scale in scales):
+        return F.interpolate(x, size=sizes[2:], mode=name, align_corners=aligned)
+    if all(not is_known(n) or math.floor(n * s) == size for n, s, size in zip(x.shape, scales, sizes, strict=True)):
         return F.interpolate(x, scale_factor=scales[2:], mode=name, align_corners=False)
-    return F.interpolate(x, size=sizes[2:], mode=name, align_corners=aligned)
+    # torch multiplies in double precision and would miss a pixel.
+    both = {"linear": aten.upsample_linear1d, "bilinear": aten.upsample_bilinear2d}
+    both |= {"trilinear": aten.upsample_trilinear3d, "bicubic": aten.upsample_bicubic2d}
+    y: Tensor = both[name](x, sizes[2:], False, *scales[2:])
+    return y
 
 
-def _targets(call: Call, x: Tensor) -> tuple[list[Any], list[Any]]:
-    """Output size and scale of every axis, from whichever of the two is given."""
+def _targets(call: Call, x: Tensor) -> tuple[list[Any], list[Any], bool]:
+    """Output size and scale of every axis, from whichever of the two is given, and whether it is the scales."""
     axes = call.node.attributes.get("axes")
     places = list(range(x.dim())) if axes is None else [axis_of(call, axis, x.dim()) for axis in axes]
     sizes: list[Any] = list(x.shape)
     scales: list[Any] = [1.0] * x.dim()
+    # Old exporters leave an empty tensor of scales beside sizes.
     given_scales = call.host(2).items.reshape(-1).tolist() if call.has(2) else []
     given_sizes = call.ints(3) if call.has(3) else []
     given = given_sizes or given_scales
@@ -82,15 +95,27 @@ def _targets(call: Call, x: Tensor) -> tuple[list[Any], list[Any]]:
         else:
             sizes[axis] = size if _same(number, 1.0) else _scaled(size, number)
             scales[axis] = number
-    return sizes, scales
+    return sizes, scales, bool(given_scales)
 
 
 def _scaled(size: Any, scale: Any) -> Any:
+    """The size after scaling; ONNX Runtime multiplies in single precision and rounds down."""
+    if isinstance(scale, float) and not (is_known(size) or _as_in_double(scale)):
+        # No rule that holds for every size: the size becomes fixed.
+        size = int(size)
+    if isinstance(scale, float) and is_known(size):
+        return int(np.float32(size) * np.float32(scale))
     if isinstance(scale, float) and scale == int(scale):
         return size * int(scale)
     if isinstance(scale, float) and 1 / scale == int(1 / scale):
         return size // int(1 / scale)
     return math.floor(size * scale)
+
+
+def _as_in_double(scale: float) -> bool:
+    """Whether a product with any size of an image rounds down to the same in single and in double precision."""
+    sizes = np.arange(1, 1 << 14)
+    return bool(((sizes.astype(np.float32) * np.float32(scale)).astype(np.int64) == np.floor(sizes * scale)).all())
 
 
 def _same(first: Any, second: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -11,7 +12,10 @@ import torch
 from torch import Tensor
 
 SMALL = 4096
-"""Constants of up to this many elements may take part in arithmetic on shapes."""
+"""Constants of up to this many elements may take part in arithmetic on shapes, whose results have no more."""
+
+ROUNDED = {torch.float32: np.float32, torch.float16: np.float16}
+"""Types in which numbers must be rounded after each step, as the runtimes do: Python's are of double precision."""
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -42,6 +46,9 @@ class Host:
     items: np.ndarray[Any, np.dtype[np.object_]]
     dtype: torch.dtype
 
+    def __post_init__(self) -> None:
+        _bound(self.items.shape)
+
     @staticmethod
     def of(values: Any, dtype: torch.dtype = torch.int64) -> Host:
         """From a number or a (nested) list of numbers."""
@@ -67,12 +74,35 @@ class Host:
         return parts[0] if self.items.ndim == 0 else torch.stack(parts).reshape(self.items.shape)
 
     def map(self, function: Callable[..., Any], *others: Host, dtype: torch.dtype | None = None) -> Host:
-        """Elementwise, with broadcasting."""
-        lifted = np.frompyfunc(function, 1 + len(others), 1)
+        """Elementwise, with broadcasting. Raises ValueError for more than SMALL numbers."""
+        _bound(np.broadcast_shapes(self.items.shape, *(other.items.shape for other in others)))
+        kind = dtype or self.dtype
+        lifted = np.frompyfunc(lambda *terms: _rounded(function(*terms), kind), 1 + len(others), 1)
         result = lifted(self.items, *(other.items for other in others))
-        if not isinstance(result, np.ndarray):
-            return Host.of(result, dtype or self.dtype)
-        return Host(result, dtype or self.dtype)
+        return Host(result, kind) if isinstance(result, np.ndarray) else Host.of(result, kind)
+
+
+def _bound(shape: tuple[int, ...]) -> None:
+    if math.prod(shape) > SMALL:
+        raise ValueError(f"{math.prod(shape)} numbers are computed as a shape is, {SMALL} are the most.")
+
+
+def _rounded(number: Any, dtype: torch.dtype) -> Any:
+    kind = ROUNDED.get(dtype) if isinstance(number, float) else None
+    if kind is None:
+        return number
+    with np.errstate(over="ignore"):
+        return float(kind(number))
+
+
+def dtype_of(value: Value) -> torch.dtype:
+    """The type of the elements."""
+    return value.value.dtype if isinstance(value, Constant) else value.dtype
+
+
+def converted(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x`` in ``dtype``; where it has that type already, the exported graph shows no operation."""
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 Value: TypeAlias = Tensor | Constant | Host

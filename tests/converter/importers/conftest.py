@@ -54,6 +54,7 @@ def difference(mine: Any, theirs: Sequence[np.ndarray]) -> float:
         assert tuple(a.shape) == b.shape
         assert a.numpy().dtype == b.dtype
         x, y = a.detach().double().numpy(), b.astype(np.float64)
+        assert np.isfinite(x).all()
         assert np.isfinite(y).all()
         worst = max(worst, float(np.abs(x - y).max(initial=0)) / max(float(np.abs(y).max(initial=0)), 1e-6))
     return worst
