@@ -19,6 +19,10 @@ Statistics = TapStatistics | SampledTaps
 RIDGE = 1e-6
 """Ridge relative to the mean variance of the chosen rows: enough to keep dead channels from being blown up."""
 
+DEPTHWISE_RIDGE = 1e-2
+"""Ridge of groups of one channel relative to the mean variance over all groups. A group's own mean does not protect it:
+where the student's channel is nearly dead and the teacher's is not, the weight would be the ratio of the two."""
+
 SCARCE = 4
 """Fewer positions than this many times the rows tell too little of them: the ridge is validated."""
 
@@ -77,10 +81,16 @@ def solve_rows(
     """
     groups = statistics.groups
     share = max(rows // groups, 1)
+    least = 0.0
+    if statistics.channels == groups > 1:
+        taps = dictionary.mix.shape[1]
+        variances = [statistics.moments(group).own(taps).diagonal(dim1=1, dim2=2).mean() for group in range(groups)]
+        least = DEPTHWISE_RIDGE * float(torch.stack(variances).mean())
     blocks, lost, total = [], 0.0, 0.0
     for group, pursuit in enumerate(order):
         moments = statistics.moments(group)
-        block, error = solve_block(moments, dictionary, pursuit.channel[:share], pursuit.atom[:share], ridge=ridge)
+        chosen = pursuit.channel[:share], pursuit.atom[:share]
+        block, error = solve_block(moments, dictionary, *chosen, ridge=ridge, least=least)
         energy = float(moments.target_variance.sum())
         lost, total = lost + error * energy, total + energy
         blocks.append(block)
@@ -102,9 +112,18 @@ def _repeat(rows: Tensor, length: int) -> Tensor:
 
 
 def solve_block(
-    moments: Moments, dictionary: Dictionary, channel: Tensor, atom: Tensor, *, ridge: float = RIDGE
+    moments: Moments,
+    dictionary: Dictionary,
+    channel: Tensor,
+    atom: Tensor,
+    *,
+    ridge: float = RIDGE,
+    least: float = 0.0,
 ) -> tuple[Block, float]:
-    """P = Cov(y, s) (Cov(s, s) + ridge)^-1 for given rows s of one group, and bias = E[y] - P E[s]."""
+    """P = Cov(y, s) (Cov(s, s) + ridge)^-1 for given rows s of one group, and bias = E[y] - P E[s].
+
+    ``ridge`` is relative to the mean variance of the rows, ``least`` the smallest absolute one.
+    """
     order = torch.argsort(channel * dictionary.size + atom)
     channel, atom = channel[order], atom[order]
     taps = dictionary.mix.shape[1]
@@ -117,9 +136,8 @@ def solve_block(
     if moments.count < SCARCE * len(channel):
         total = float(moments.target_variance.sum())
         ridge = validated_ridge(rows_cov, rows_cross, total, moments.count, least=ridge)
-    damped = rows_cov + torch.eye(len(channel), dtype=rows_cov.dtype) * (
-        ridge * rows_cov.diagonal().mean() + torch.finfo(torch.float32).tiny
-    )
+    added = max(ridge * float(rows_cov.diagonal().mean()), least) + torch.finfo(torch.float32).tiny
+    damped = rows_cov + torch.eye(len(channel), dtype=rows_cov.dtype) * added
     weight = torch.linalg.solve(damped, rows_cross).T
     bias = moments.target_mean - weight @ rows_mean
     explained = 2 * (weight * rows_cross.T).sum() - ((weight @ rows_cov) * weight).sum()

@@ -170,3 +170,19 @@ def test_fewer_positions_than_rows_do_not_blow_up_what_comes_next(side: int, mos
 
     assert moments.count == side * side
     assert lost(told=moments.count) < most
+
+
+def test_a_depthwise_channel_that_died_in_the_student_does_not_come_back_a_thousandfold() -> None:
+    """Its chance correlation with a live target, over its own tiny variance, would be the weight."""
+    generator = torch.Generator().manual_seed(0)
+    teacher = torch.randn(2, 8, 8, 8, generator=generator)
+    student = teacher.clone()
+    student[:, 3] = 1e-4 * torch.randn(2, 8, 8, generator=generator)
+    statistics = TapStatistics(GEOMETRY, groups=8)
+    statistics.update(student, 2 * teacher)
+    block, _ = fit_block(statistics, build_dictionary(GEOMETRY), rows=8)
+    assert float(block.weight.abs().max()) < 2.1
+    assert float(block.weight[3].abs()) < 0.1
+    others = [channel for channel in range(8) if channel != 3]
+    # A hundredth of the mean variance takes as much of a live channel's weight.
+    torch.testing.assert_close(block.weight[others].flatten(), torch.full((7,), 2.0), atol=0.04, rtol=0)
