@@ -12,17 +12,18 @@ from aslconvert.kernels import ActiveShift, ShiftPointwise
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut (He et al., 2016)."""
+    """Two convolutions of 3 taps an axis beside a shortcut (He et al., 2016), on images or on videos."""
 
-    def __init__(self, inner: int, outer: int, stride: int) -> None:
+    def __init__(self, inner: int, outer: int, stride: int, axes: int = 2) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inner, outer, 3, stride, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(outer)
-        self.conv2 = nn.Conv2d(outer, outer, 3, 1, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(outer)
+        conv, norm = (nn.Conv2d, nn.BatchNorm2d) if axes == 2 else (nn.Conv3d, nn.BatchNorm3d)
+        self.conv1 = conv(inner, outer, 3, stride, 1, bias=False)
+        self.norm1 = norm(outer)
+        self.conv2 = conv(outer, outer, 3, 1, 1, bias=False)
+        self.norm2 = norm(outer)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inner != outer:
-            self.shortcut = nn.Sequential(nn.Conv2d(inner, outer, 1, stride, bias=False), nn.BatchNorm2d(outer))
+            self.shortcut = nn.Sequential(conv(inner, outer, 1, stride, bias=False), norm(outer))
 
     def forward(self, x: Tensor) -> Tensor:
         y = functional.relu(self.norm1(self.conv1(x)), inplace=True)

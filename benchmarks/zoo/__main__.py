@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from zoo.check import EXACT, KINDS, as_record, check_net
+from zoo.check import KINDS, LIMITS, as_record, check_net
 from zoo.nets import NETS
 from zoo.table import page
 
@@ -52,7 +52,7 @@ def main() -> int:
         whole = file.with_suffix(".part")
         whole.write_text(json.dumps(record, indent=2) + "\n")
         os.replace(whole, file)
-        options.page.write_text(page(record, exact=EXACT))
+        options.page.write_text(page(record, **LIMITS))
     return any(known[name]["status"] == "failed" for name in options.names or NETS)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from resnet import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -109,24 +110,6 @@ class Tcn(nn.Module):
         return self.head(self.blocks(signal))
 
 
-class VideoBlock(nn.Module):
-    """A residual block of two 3x3x3 convolutions."""
-
-    def __init__(self, inner: int, outer: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv3d(inner, outer, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm3d(outer)
-        self.conv2 = nn.Conv3d(outer, outer, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm3d(outer)
-        self.skip: nn.Module = nn.Identity()
-        if stride != 1 or inner != outer:
-            self.skip = nn.Sequential(nn.Conv3d(inner, outer, 1, stride, bias=False), nn.BatchNorm3d(outer))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(y)) + self.skip(x))
-
-
 class R3d(nn.Module):
     """R3D-18 at any width (64 is the original): [N, 3, T, H, W] to class scores."""
 
@@ -139,7 +122,8 @@ class R3d(nn.Module):
         self.layers = nn.Sequential(
             *(
                 nn.Sequential(
-                    VideoBlock(sizes[i], sizes[i + 1], 1 if i == 0 else 2), VideoBlock(sizes[i + 1], sizes[i + 1], 1)
+                    Block(sizes[i], sizes[i + 1], 1 if i == 0 else 2, axes=3),
+                    Block(sizes[i + 1], sizes[i + 1], 1, axes=3),
                 )
                 for i in range(4)
             )

@@ -11,32 +11,36 @@ HEAD = """# The zoo
 
 For each: build it with random weights and batch-norm statistics that are neither 0 and 1 nor those of its activations;
 export it with as many dynamic sizes as torch keeps; find its convolutions; rewrite them with all taps as rows, as they
-are and lowered to standard operators, which must be the original to {exact:g}; fit one row a channel on a few smooth
-random images; write the artifacts; reload each in a fresh process without the package and compare it with the fitted
-form, also at another batch, height and width where the original takes them. Dynamic ranges and tensor names must be the
-original's. Every convolution that a forward pass runs must have its line, converted or kept with a code of
+are and lowered to standard operators, and compare with the original in float64 and float32; fit one row a channel on
+a few smooth random images; write the artifacts; reload each in a fresh process without the package and compare it with
+the fitted form, also at another batch, height and width where the original takes them. Dynamic ranges and tensor names
+must be the original's. Every convolution that a forward pass runs must have its line, converted or kept with a code of
 [reasons.md](reasons.md). The fitted form must differ visibly from the original: a comparison that sees no difference
 there would see no error either.
+
+Exactness is the float64 column: rounding is far below the allowed {exact_double:g} there, and only a wrong rewrite is
+above it. In float32 two right forms differ by what each of them rounds off, so {exact:g} is allowed or, where that is
+more, {roundings} times the original's own rounding: how far it is, with batch norms as they are or folded, from itself
+in float64.
 
 Images are small and nothing is trained: this shows that the engine is right, and nothing on speed or accuracy.
 
 {summary}
 
-| architecture | by | status | convolutions | converted | kept | exactness | new sizes | {kinds} |
-|---|---|---|---|---|---|---|---|{rules}|
+| architecture | by | status | convolutions | converted | kept | float64 | float32 | rounding | new sizes | {kinds} |
+|---|---|---|---|---|---|---|---|---|---|{rules}|
 """
 
 FEET = """
-Differences are relative to the largest output, those of artifacts absolute with the allowed one in brackets. Where an
-exactness is in italics float64 decides, in brackets: the network magnifies what float32 rounds off. New sizes: `N` a
-new batch, `L`, `HW` or `THW` new spatial sizes, `-` where the network itself fixes them.
+Differences are relative to the largest output, those of artifacts absolute with the allowed one in brackets. New
+sizes: `N` a new batch, `L`, `HW` or `THW` new spatial sizes, `-` where the network itself fixes them.
 """
 
 AXES = {3: "L", 4: "HW", 5: "THW"}
 
 
-def page(record: dict[str, Any], *, exact: float) -> str:
-    """The page of ``record``, as zoo.json holds it."""
+def page(record: dict[str, Any], **limits: float) -> str:
+    """The page of ``record``, as zoo.json holds it; ``limits`` are the ones that the text names."""
     models = record["models"]
     kinds = list(dict.fromkeys(kind for model in models for kind in model["artifacts"]))
     counts = Counter(model["status"] for model in models)
@@ -46,7 +50,7 @@ def page(record: dict[str, Any], *, exact: float) -> str:
         f"{converted} of {sites} convolutions converted "
         f"(torch {record['torch']}, float32, {record['seconds']:.0f} s on one core)."
     )
-    text = HEAD.format(exact=exact, summary=summary, kinds=" | ".join(kinds), rules="|".join("---" for _ in kinds))
+    text = HEAD.format(**limits, summary=summary, kinds=" | ".join(kinds), rules="|".join("---" for _ in kinds))
     text += "".join(_row(model, kinds) for model in models) + FEET
     notes = [f"- {model['name']}: {model['note']}" for model in models if model["note"]]
     told = [f"- {model['name']}, {model['status']}: {model['reason']}" for model in models if model["reason"]]
@@ -59,19 +63,16 @@ def page(record: dict[str, Any], *, exact: float) -> str:
 
 def _row(model: dict[str, Any], kinds: list[str]) -> str:
     kept = ", ".join(f"{count} {code}" for code, count in model["kept"].items())
+    differences = [_number(model[key]) for key in ("exactness_float64", "exactness", "rounding")]
     cells = [
         model["name"], model["origin"], model["status"], model["sites"], model["converted"], kept,
-        _exactness(model), _sizes(model), *(_artifact(model, kind) for kind in kinds),
+        *differences, _sizes(model), *(_artifact(model, kind) for kind in kinds),
     ]  # fmt: skip
     return f"| {' | '.join(map(str, cells))} |\n"
 
 
-def _exactness(model: dict[str, Any]) -> str:
-    if model["exactness"] is None:
-        return ""
-    if model["exactness_float64"] is None:
-        return f"{model['exactness']:.1e}"
-    return f"*{model['exactness']:.1e}* ({model['exactness_float64']:.0e})"
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.1e}"
 
 
 def _sizes(model: dict[str, Any]) -> str:
