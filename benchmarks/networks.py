@@ -20,7 +20,13 @@ import torch
 from torch import Tensor, fx
 
 from aslconvert.converter.cost.latency import Latency, measure
-from aslconvert.converter.cost.runtimes import compile_runner, onnx_runner, openvino_runner, torch_runner
+from aslconvert.converter.cost.runtimes import (
+    compile_runner,
+    onnx_runner,
+    openvino_runner,
+    to_channels_last,
+    torch_runner,
+)
 from aslconvert.converter.errors import AslconvertError
 from aslconvert.converter.export.onnx import onnx_bytes
 from aslconvert.converter.export.reexport import reexport
@@ -60,10 +66,12 @@ def runners(original: fx.GraphModule, gm: fx.GraphModule, x: Tensor, folder: Pat
         return path
 
     lowered, fast = lower(gm), fast_form(gm)
+    packed = (x.contiguous(memory_format=torch.channels_last),)
     return {
         "original torch": lambda: torch_runner(original, inputs),
         "original torch_channels_last": lambda: torch_runner(original, inputs, channels_last=True),
         "original compile": lambda: compile_runner(copy_graph(original), inputs),
+        "original compile, channels_last": lambda: compile_runner(to_channels_last(copy_graph(original)), packed),
         "original onnxruntime": lambda: onnx_runner(file("original", original), inputs, threads=threads),
         "original openvino": lambda: openvino_runner(file("original", original), inputs, threads=threads),
         "converted torch": lambda: torch_runner(fast, inputs),
@@ -76,7 +84,7 @@ def runners(original: fx.GraphModule, gm: fx.GraphModule, x: Tensor, folder: Pat
 
 
 def compare(model: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One network: latencies by runner, the fastest of each side, and their ratio with its 95 % interval."""
+    """One network: latencies by runner, the fastest of each side, and their ratio with its quartiles."""
     gm = fold_batch_norm(prepare(graph_module(open_model(model))))
     x = torch.randn(1, 3, options.size, options.size, generator=torch.Generator().manual_seed(options.seed))
     changed, count, kept = converted(gm, options.rows, seed=options.seed)
@@ -130,6 +138,7 @@ def main() -> None:
     rows = [compare(model, options) for model in options.models]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     profile = {"torch": torch.__version__, "threads": options.threads, "batch": 1, "size": options.size}
+    profile |= {"rows": options.rows, "rounds": options.rounds}
     options.out.write_text(json.dumps({"profile": {**profile, "seed": options.seed}, "rows": rows}, indent=2) + "\n")
     print(f"wrote {options.out}")
 

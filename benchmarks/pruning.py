@@ -49,8 +49,12 @@ def measure(net: Net, options: argparse.Namespace) -> dict[str, Any]:
         return {**row, "status": "refused", "code": error.code, "reason": error.message}
     except Exception as error:  # noqa: BLE001  a network that fails must not stop the others
         return {**row, "status": "failed", "code": type(error).__name__, "reason": str(error).partition("\n")[0]}
-    with torch.no_grad():
-        larger = pruned(torch.cat([x, x[:1]]))
+    try:
+        with torch.no_grad():
+            larger = torch.utils._pytree.tree_leaves(pruned(torch.cat([x, x[:1]])))
+        other_batch = all(leaf.shape[0] == len(x) + 1 for leaf in larger)
+    except RuntimeError:
+        other_batch = False
     reasons = Counter(group.reason for group in report.kept)
     return {
         **row,
@@ -61,7 +65,7 @@ def measure(net: Net, options: argparse.Namespace) -> dict[str, Any]:
         "params": report.params_after / report.params_before,
         "macs": report.macs_after / report.macs_before,
         "difference": max(group.difference for group in report.pruned),
-        "other_batch": all(leaf.shape[0] >= 1 for leaf in torch.utils._pytree.tree_leaves(larger)),
+        "other_batch": other_batch,
         "kept": dict(reasons),
         "details": [[group.layer, group.channels, group.reason, group.detail] for group in report.kept],
         "seconds": time.perf_counter() - started,

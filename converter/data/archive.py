@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import gzip
+import lzma
 import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Generator
 from contextlib import closing
 from functools import partial
@@ -44,8 +48,16 @@ def unpack(path: Path, into: Path, *, max_entries: int = MAX_ENTRIES, max_total_
                     left -= _write(source, target, at_most=left)
                 if left < 0:
                     raise UsageError("data_archive", f"{path.name} unpacks to over {max_total_bytes} bytes.")
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError, RuntimeError) as error:
+    except (
+        zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError,
+        NotImplementedError, RuntimeError,
+    ) as error:  # fmt: skip
         raise UsageError("data_archive", f"{path.name} is damaged or not an archive: {error}") from error
+    except OSError as error:
+        # A place in the file that cannot be; what else an operating system refuses is no fault of the archive.
+        if error.errno != errno.EINVAL:
+            raise
+        raise UsageError("data_archive", f"{path.name} is damaged: {error}") from error
 
 
 def _write(source: Callable[[], IO[bytes]], target: Path, *, at_most: int) -> int:

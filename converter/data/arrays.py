@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import lzma
 import struct
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +32,10 @@ def open_arrays(path: Path) -> dict[str, Array]:
     """
     try:
         return _open_npz(path) if path.suffix.lower() == ".npz" else _open_safetensors(path)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, struct.error, zipfile.BadZipFile) as error:
+    except (
+        OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, SyntaxError, RuntimeError, struct.error,
+        tokenize.TokenError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+    ) as error:  # fmt: skip
         raise UsageError("data_broken", f"Cannot read {path.name}: {error}") from error
 
 

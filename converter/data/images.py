@@ -100,17 +100,31 @@ def read_image_folder(
     return ImageFolder(column, tuple(hashes), labels, classes, tuple(notes))
 
 
+DECODER_ERRORS = (
+    OSError, ValueError, SyntaxError, MemoryError, EOFError, IndexError, Image.DecompressionBombError,
+)  # fmt: skip
+"""What Pillow's decoders raise."""
+
+
+class TooMuch(ValueError):
+    """An image that could be read, but not as what it is."""
+
+
 def decode(path: Path, preprocess: Preprocess) -> Array:
     """The picture at ``path`` as [C, H, W] bytes, resized and ordered as declared.
 
     Raises:
-        ValueError, OSError: it is broken, or has more than ``MAX_PIXELS`` pixels.
+        TooMuch: it has more than ``MAX_PIXELS`` pixels, or more than 8 bits a channel.
+        DECODER_ERRORS: it is broken.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's own size warning: the cap below is stricter and raises
+        warnings.simplefilter("ignore")  # Pillow's own size warning: the cap below is stricter
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS}")
+                raise TooMuch(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS}")
+            if image.mode.startswith(("I", "F")):
+                # Pillow would clip them to 255.
+                raise TooMuch("more than 8 bits a channel: give such images as arrays (.npz)")
             picture = image.convert("L" if preprocess.channels == "gray" else "RGB")
     if preprocess.size is not None:
         picture = _cover(picture, preprocess.size)
@@ -128,8 +142,8 @@ def _decode_all(
     for path in paths:
         try:
             picture = decode(path, preprocess)
-        except (OSError, ValueError, SyntaxError, MemoryError, EOFError, IndexError):  # what Pillow's decoders raise
-            broken.append(path.name)
+        except DECODER_ERRORS as error:
+            broken.append(f"{path.name} ({error})" if isinstance(error, TooMuch) else path.name)
             continue
         if shape and picture.shape != shape:
             raise UsageError(

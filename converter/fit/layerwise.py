@@ -20,7 +20,7 @@ from aslconvert.converter.ir.graph import attribute
 from aslconvert.converter.ir.site import ConvSite
 
 POSITION_STRIDE = 7
-"""One position in seven: odd, so that even image widths do not make it columns."""
+"""One position in seven is read: neighbours tell much the same."""
 
 WIDE = 4096
 """Taps of a site beyond which it is fitted on samples: their covariance matrix would take 128 MB and more."""

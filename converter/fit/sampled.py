@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from aslconvert.converter.fit.moments import SampleMoments
-from aslconvert.converter.fit.statistics import count_positions, read_positions
+from aslconvert.converter.fit.statistics import count_positions, pick_positions, read_positions
 
 if TYPE_CHECKING:
     from aslconvert.converter.ir.site import Geometry
@@ -18,10 +18,10 @@ SAMPLE_BYTES = 512 * 1024**2
 
 
 class SampledTaps:
-    """Taps u in R^D and targets y in R^O at evenly spread positions, at most ``limit_bytes`` of them.
+    """Taps u in R^D and targets y in R^O at positions drawn at random, about ``limit_bytes`` of them.
 
-    Memory grows with D instead of D^2. Whenever the limit is passed every second position is given up, and from then on
-    twice as many are skipped. Nothing can be added once moments were taken.
+    Memory grows with D instead of D^2. Before the limit would be passed every second position is given up, and from
+    then on twice as many are skipped. Nothing can be added once moments were taken.
     """
 
     def __init__(self, geometry: Geometry, *, groups: int = 1, limit_bytes: int = SAMPLE_BYTES) -> None:
@@ -46,16 +46,22 @@ class SampledTaps:
         if self._means is not None:
             raise ValueError("moments of these statistics were taken: they are complete")
         self.channels = x.shape[1]
-        # Another position first in every batch, for small images too; at least one of each batch.
-        first = self._batches % min(self._step, count_positions(x, y, self.geometry))
-        taps, target = read_positions(x, y, self.geometry, first=first, step=self._step, groups=self.groups)
+        positions = count_positions(x, y, self.geometry)
+        each = x.shape[1] * self.geometry.taps * max(x.element_size(), 4)
+        # Before anything is gathered: a batch of large images alone may be many times the limit.
+        while (self.count + positions // self._step) * each > self._limit and self._step < positions:
+            self._halve()
+        picked = pick_positions(positions, batch=self._batches, step=self._step)
+        taps, target = read_positions(x, y, self.geometry, picked, groups=self.groups)
         self._batches += 1
         self._taps.append(taps)
         self._targets.append(target)
-        while sum(part.nbytes for part in self._taps) > self._limit and self.count > len(self._taps):
-            self._taps = [part[..., ::2].contiguous() for part in self._taps]
-            self._targets = [part[..., ::2].contiguous() for part in self._targets]
-            self._step *= 2
+
+    def _halve(self) -> None:
+        self._step *= 2
+        for part, (taps, targets) in enumerate(zip(self._taps, self._targets, strict=True)):
+            kept = pick_positions(taps.shape[2], batch=part + self._step, step=2)
+            self._taps[part], self._targets[part] = taps[..., kept], targets[..., kept]
 
     def moments(self, group: int = 0) -> SampleMoments:
         """The moments of one group. Raises ValueError when no batch was added."""

@@ -54,11 +54,20 @@ def count_positions(x: Tensor, y: Tensor, geometry: Geometry) -> int:
     return taps
 
 
-def read_positions(
-    x: Tensor, y: Tensor, geometry: Geometry, *, first: int, step: int, groups: int
-) -> tuple[Tensor, Tensor]:
-    """Taps [groups, D, n] and targets [groups, O, n] at one position in ``step``; in float32 at least."""
-    picked = torch.arange(first, count_positions(x, y, geometry), step, device=x.device)
+def pick_positions(count: int, *, batch: int, step: int) -> Tensor:
+    """One in ``step`` of ``count`` positions, in order; successive batches of equal size read all of them in turn.
+
+    At random, since a fixed distance would pick columns in images of some widths, the padded border among them.
+    """
+    if step == 1:
+        return torch.arange(count)
+    turn, number = divmod(batch, step)
+    return torch.randperm(count, generator=torch.Generator().manual_seed(turn))[number % count :: step].sort().values
+
+
+def read_positions(x: Tensor, y: Tensor, geometry: Geometry, picked: Tensor, *, groups: int) -> tuple[Tensor, Tensor]:
+    """Taps [groups, D, n] and targets [groups, O, n] at n positions; in float32 at least."""
+    picked = picked.to(x.device)
     taps = gather_taps(x, geometry, picked)
     target = y.transpose(0, 1).flatten(1)[:, picked]
     if taps.dtype in (torch.bfloat16, torch.float16):
@@ -93,7 +102,8 @@ class TapStatistics:
         positions = count_positions(x, y, self.geometry)
         self.channels = x.shape[1]
         thin = self._thin if positions > THIN_ABOVE else 1
-        taps, target = read_positions(x, y, self.geometry, first=self._batches % thin, step=thin, groups=self.groups)
+        picked = pick_positions(positions, batch=self._batches, step=thin)
+        taps, target = read_positions(x, y, self.geometry, picked, groups=self.groups)
         self._batches += 1
         uu, uy = (taps @ taps.mT).double(), (taps @ target.mT).double()
         u, y_sum = taps.sum(2, dtype=torch.float64), target.sum(2, dtype=torch.float64)

@@ -8,6 +8,7 @@ channels that are gone.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -77,6 +78,8 @@ def relative(x: Tensor, y: Tensor) -> float:
     if x.shape != y.shape:
         return float("inf")
     scale, apart = x.double().norm().item(), (x.double() - y.double()).norm().item()
+    if not math.isfinite(apart):
+        return float("inf")
     return apart / scale if scale > 0 else (0.0 if apart == 0 else float("inf"))
 
 
@@ -120,7 +123,15 @@ def _norm_without(layer: nn.LayerNorm | nn.GroupNorm, channels: list[int]) -> Ca
         if isinstance(layer, nn.LayerNorm):
             part = functional.layer_norm(part, [len(keep)], weight, bias, layer.eps)
         else:
-            part = functional.group_norm(part, layer.num_groups, weight, bias, layer.eps)
+            # Each group by itself, as it was: the pruned layer forms its groups anew.
+            group = keep // (x.shape[axis] // layer.num_groups)
+            pieces = []
+            for each in range(layer.num_groups):
+                at = group == each
+                scale, offset = (None if v is None else v[at] for v in (weight, bias))
+                if at.any():
+                    pieces.append(functional.group_norm(part[:, at], 1, scale, offset, layer.eps))
+            part = torch.cat(pieces, 1)
         return torch.zeros_like(x).index_copy_(axis if axis >= 0 else x.dim() - 1, keep, part)
 
     return forward

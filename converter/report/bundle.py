@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import zipfile
 from collections.abc import Iterable
+from pathlib import Path
 
 from aslconvert.converter.report.charts import frontier_svg, runtimes_svg
 from aslconvert.converter.report.schema import Report
+
+PAGE_STYLE = Path(__file__).parent / "page.css"
 
 MOMENT = (1980, 1, 1, 0, 0, 0)
 """The zip format's first moment: the same report gives the same file."""
@@ -22,8 +26,8 @@ def bundle_bytes(report: Report, page: str, plan: bytes) -> bytes:
         "plan.json": plan,
         "variants.csv": _csv(_variants(report)),
         "sites.csv": _csv(_sites(report)),
-        "frontier.svg": str(frontier_svg(report)).encode(),
-        "runtimes.svg": str(runtimes_svg(report)).encode(),
+        "frontier.svg": _alone(frontier_svg(report)),
+        "runtimes.svg": _alone(runtimes_svg(report)),
     }
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -32,6 +36,15 @@ def bundle_bytes(report: Report, page: str, plan: bytes) -> bytes:
             entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
             archive.writestr(entry, data)
     return buffer.getvalue()
+
+
+def _alone(svg: str) -> bytes:
+    """The picture with the page's light colours in place of the marks that its style sheet maps."""
+    sheet = PAGE_STYLE.read_text(encoding="utf-8")
+    light = dict(re.findall(r"--(\w+): (#\w+);", sheet.partition("@media")[0]))
+    for mark, name in re.findall(r'\[fill="(#\w+)"\] \{ fill: var\(--(\w+)\)', sheet):
+        svg = svg.replace(f'"{mark}"', f'"{light[name]}"')
+    return svg.encode()
 
 
 def _variants(report: Report) -> Iterable[list[object]]:

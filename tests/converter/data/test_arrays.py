@@ -230,3 +230,26 @@ def _lying_safetensors(**entry: Any) -> bytes:
 def test_damaged_files_are_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     assert _code(tmp_path / name)[0] == "data_broken"
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.safetensors"])
+def test_damage_anywhere_in_a_file_is_told(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    arrays = {"x": np.random.default_rng(0).random((12, 3, 4, 4), dtype=np.float32)}
+    if name == "a.npz":
+        np.savez_compressed(path, **arrays)
+    else:
+        save_file(arrays, path)
+    whole = path.read_bytes()
+    codes = []
+    for at in (*range(130), *range(130, len(whole), 37)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        try:
+            open_arrays(path)
+        except UsageError as error:
+            codes.append(error.code)
+    assert set(codes) == {"data_broken"}
+    (tmp_path / "list.safetensors").write_bytes(struct.pack("<Q", 2) + b"[]")
+    with pytest.raises(UsageError) as caught:
+        open_arrays(tmp_path / "list.safetensors")
+    assert caught.value.code == "data_broken"

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import gc
 import io
+import struct
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,22 @@ def test_a_decompression_bomb_is_a_broken_image(tmp_path: Path, monkeypatch: pyt
     Image.new("L", (500, 500)).save(tmp_path / "bomb.png")
     monkeypatch.setattr(images, "MAX_PIXELS", 100_000)
     assert any("bomb.png" in note for note in load_dataset(str(tmp_path), size=(6, 8)).notes)
+
+
+def test_an_image_beyond_pillows_own_limit_is_a_broken_image_too(tmp_path: Path) -> None:
+    _folder(tmp_path)
+    header = struct.pack(">4sIIBBBBB", b"IHDR", 20000, 20000, 8, 0, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    (tmp_path / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+    assert any("huge.png" in note for note in load_dataset(str(tmp_path), size=(6, 8)).notes)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_images_of_more_than_eight_bits_are_not_clipped(tmp_path: Path, dtype: Any) -> None:
+    _folder(tmp_path)
+    Image.fromarray(np.arange(48).reshape(6, 8).astype(dtype)).save(tmp_path / "deep.tiff")
+    (note,) = load_dataset(str(tmp_path)).notes
+    assert "deep.tiff (more than 8 bits" in note
 
 
 def test_copies_are_told_and_share_a_split(tmp_path: Path) -> None:
@@ -194,3 +212,24 @@ def test_archives_have_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert _code(path)[0] == "data_archive"
     (tmp_path / "bad.tar").write_bytes(b"nonsense")
     assert _code(tmp_path / "bad.tar")[0] == "data_archive"
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz", "tar.xz", "tar.bz2"])
+def test_damage_anywhere_in_an_archive_is_told(tmp_path: Path, kind: str) -> None:
+    folder, path = _folder(tmp_path / "in"), tmp_path / f"data.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as out:
+            for file in folder.iterdir():
+                out.writestr(file.name, file.read_bytes())
+    else:
+        with tarfile.open(path, f"w:{kind.partition('.')[2]}") as out:
+            out.add(folder, arcname="in")
+    whole = path.read_bytes()
+    codes = []
+    for at in range(4, len(whole), max(len(whole) // 40, 1)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        try:
+            archive.unpack(path, tmp_path / f"into{at}")
+        except UsageError as error:
+            codes.append(error.code)
+    assert set(codes) == {"data_archive"}

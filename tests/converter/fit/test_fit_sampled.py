@@ -1,5 +1,7 @@
 """Wide sites are fitted on the samples themselves: the same moments, bounded memory, several rows at a time."""
 
+import importlib
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -79,6 +81,35 @@ def test_samples_stay_under_the_limit_and_come_from_every_batch() -> None:
     found = (torch.cat(list(moments.taps), 1) + moments.tap_mean.float()[:, None]).round().unique()
     assert found.tolist() == list(range(20))
     assert float(moments.tap_mean) == pytest.approx(9.5, abs=1)
+
+
+@pytest.mark.parametrize("width", [8, 14, 16])
+def test_all_columns_of_an_image_are_read_alike(width: int) -> None:
+    geometry = Geometry((1, 1), (1, 1), (1, 1), (0, 0), (0, 0))
+    statistics = SampledTaps(geometry, limit_bytes=4 * 2000)
+    columns = torch.arange(float(width)).expand(8, 1, width, width).contiguous()
+    for _ in range(16):
+        statistics.update(columns, torch.zeros_like(columns))
+    moments = statistics.moments()
+    read = (torch.cat(list(moments.taps), 1) + moments.tap_mean.float()[:, None]).round().long().flatten()
+    counts = torch.bincount(read, minlength=width)
+    assert counts.max() < 2 * counts.min()
+
+
+def test_a_large_batch_is_thinned_before_it_is_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
+    gathered: list[int] = []
+    module = importlib.import_module("aslconvert.converter.fit.statistics")
+    gather = module.gather_taps
+
+    def noted(x: Tensor, geometry: Geometry, picked: Tensor) -> Tensor:
+        taps: Tensor = gather(x, geometry, picked)
+        gathered.append(taps.nbytes)
+        return taps
+
+    monkeypatch.setattr(module, "gather_taps", noted)
+    statistics = SampledTaps(Geometry((3, 3), (1, 1), (1, 1), (1, 1), (1, 1)), limit_bytes=1 << 20)
+    statistics.update(torch.randn(2, 16, 96, 96), torch.randn(2, 4, 96, 96))
+    assert gathered[0] <= 1 << 20
 
 
 def test_nothing_is_added_to_what_was_read() -> None:

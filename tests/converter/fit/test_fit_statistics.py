@@ -73,7 +73,7 @@ def test_thinning_reads_other_positions_in_each_batch_and_leaves_small_batches_w
     thinned = TapStatistics(geometry, position_stride=3)
     for _ in range(3):
         thinned.update(x, x)
-    # Three batches with three different first positions: every position has been read exactly once.
+    # Three batches with other positions each: every one has been read exactly once.
     assert thinned.count == size * size
     assert thinned.moments().tap_mean.item() == pytest.approx(x.mean().item())
     small = TapStatistics(geometry, position_stride=3)

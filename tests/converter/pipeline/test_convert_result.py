@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -175,7 +176,12 @@ def test_the_bundle_holds_what_there_is_to_read(resumed: Resumed, report: Report
         assert archive.read("report.html") == (resumed.out / "report.html").read_bytes()
         rows = archive.read("variants.csv").decode().splitlines()
         assert len(archive.read("sites.csv").decode().splitlines()) == 1 + len(report.sites)
-        assert archive.read("frontier.svg").startswith(b"<svg")
+        for name in ("frontier.svg", "runtimes.svg"):
+            picture = archive.read(name)
+            assert picture.startswith(b"<svg")
+            # The page's style sheet maps these marks to colours; alone they would all be black.
+            assert not re.search(rb"#0\d0\d0\d", picture)
+            assert len(set(re.findall(rb"#[0-9a-f]{6}", picture))) >= 4
     assert len(rows) == 2 + len(report.variants)
     assert rows[1].startswith("original,")
 

@@ -266,3 +266,21 @@ def test_bad_options_are_refused(options: dict[str, object], code: str) -> None:
     with pytest.raises(UsageError) as caught:
         prune_channels(graph(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)), x), (x,), **options)  # type: ignore[arg-type]
     assert caught.value.code == code
+
+
+def test_groups_of_a_norm_are_those_that_it_had() -> None:
+    """Where as many groups divide what is left, kept channels would silently move from one to another."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 40, 3, padding=1), nn.GroupNorm(8, 40), nn.ReLU(), nn.Conv2d(40, 4, 3))
+    x = torch.randn(2, 3, 12, 12)
+    with pytest.raises(ModelRefused) as caught:
+        prune_channels(graph(model, x), (x,), ratio=0.2)
+    assert caught.value.code == "nothing_to_prune"
+    assert REASONS["not_separable"] in caught.value.message
+
+
+def test_nothing_is_like_a_number_that_is_none() -> None:
+    good = torch.ones(3)
+    assert relative(good, torch.full((3,), float("nan"))) == float("inf")
+    assert relative(torch.full((3,), float("nan")), good) == float("inf")
+    assert relative(good, good * 1.5) == pytest.approx(0.5)
