@@ -186,7 +186,10 @@ def _all_named(called: set[str], told: list[str]) -> None:
     lost = [
         name
         for name in called
-        if not any(t == name or t.startswith((f"{name}.", f"{name}_", f"{name}@", f"{name}#")) for t in told)
+        if not any(
+            t == name or (t not in called and t.startswith((f"{name}.", f"{name}_", f"{name}@", f"{name}#")))
+            for t in told
+        )
     ]
     if lost:
         raise NotMet("site_lost", f"no line on {', '.join(sorted(lost)[:5])} ({len(lost)} of {len(called)})")
@@ -242,7 +245,7 @@ def difference(given: Any, expected: Any) -> float:
     for a, b in pairs:
         if not isinstance(b, Tensor) or not b.is_floating_point():
             continue
-        if a.shape != b.shape or not bool(torch.isfinite(b).all()):
+        if a.shape != b.shape or not bool(torch.isfinite(a).all() and torch.isfinite(b).all()):
             raise NotMet("bad_output", f"shapes {tuple(a.shape)} and {tuple(b.shape)}, or numbers that are not finite")
         worst = max(worst, float((a.double() - b.double()).abs().max() / b.abs().max().clamp(min=1e-12)))
     return worst

@@ -117,3 +117,16 @@ def test_images_are_smooth_and_statistics_are_not_trivial(zoo: dict[str, ModuleT
     ratio = model.norm.running_var / own.var((0, 2, 3))
     assert float(ratio.min()) > 0.6
     assert float(ratio.max()) < 1.5
+
+
+def test_a_sibling_does_not_vouch_for_a_lost_site(zoo: dict[str, ModuleType]) -> None:
+    named, not_met = zoo["check"]._all_named, zoo["check"].NotMet
+    named({"conv", "conv_2"}, ["conv@conv2d_1", "conv_2"])
+    with pytest.raises(not_met, match="no line on conv "):
+        named({"conv", "conv_2"}, ["conv_2"])
+
+
+def test_numbers_that_are_none_are_no_match(zoo: dict[str, ModuleType]) -> None:
+    for pair in ((torch.full((2,), float("nan")), torch.ones(2)), (torch.ones(2), torch.full((2,), float("nan")))):
+        with pytest.raises(zoo["check"].NotMet):
+            zoo["check"].difference(*pair)
