@@ -6,6 +6,7 @@ Names leave the others as the last run recorded them. Exit code 1 when one faile
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from zoo.check import KINDS, LIMITS, as_record, check_net
+from zoo.check import KINDS, LIMITS, Outcome, as_record, check_net
 from zoo.nets import NETS
 from zoo.table import page
 
@@ -37,7 +38,10 @@ def main() -> int:
     file = options.out / "zoo.json"
     known = {}
     if options.names and file.exists():
-        known = {model["name"]: model for model in json.loads(file.read_text())["models"]}
+        # A record that other code wrote in another form is no record of this run's kind.
+        fields = {field.name for field in dataclasses.fields(Outcome)}
+        models = json.loads(file.read_text())["models"]
+        known = {model["name"]: model for model in models if model.keys() == fields}
     for name in options.names or NETS:
         outcome = check_net(NETS[name], options.out / f"{name}.part", limit_s=options.limit, kinds=options.kinds)
         known[name] = as_record(outcome)
