@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from aslconvert.converter.ir.site import Geometry
 
 SAMPLE_BYTES = 512 * 1024**2
-"""Taps held at once. What was lost against a covariance matrix of ten times as many positions: see the docs."""
+"""Taps held at once; docs/fit.md has what fewer of them cost."""
 
 
 class SampledTaps:
