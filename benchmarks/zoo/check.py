@@ -23,8 +23,9 @@ from aslconvert.converter.errors import AslconvertError, ModelRefused
 from aslconvert.converter.export.verify import verify_dir
 from aslconvert.converter.export.write import left_out, write_artifacts
 from aslconvert.converter.fit.layerwise import exact_block, fit_layerwise
-from aslconvert.converter.ir.graph import attribute, copy_graph, find_sites, graph_module
+from aslconvert.converter.ir.graph import find_sites, graph_module
 from aslconvert.converter.ir.load import export_model
+from aslconvert.converter.ir.precision import ROUNDINGS, as_double
 from aslconvert.converter.ir.site import ConvSite
 from aslconvert.converter.passes.fold_batch_norm import fold_batch_norm
 from aslconvert.converter.passes.lower import lower
@@ -38,9 +39,6 @@ EXACT_DOUBLE = 1e-10
 
 EXACT = 1e-5
 """The same in float32, unless the network's own rounding is greater."""
-
-ROUNDINGS = 2
-"""Both sides of the comparison in float32 round: their difference may be as great as both errors together."""
 
 VISIBLE = 1e-3
 """The fitted form differs from the original by at least this much, or the comparison would see no error either."""
@@ -220,22 +218,6 @@ def _worst_of_forms(gm: fx.GraphModule, sites: list[ConvSite], example: Tensor) 
         expected = gm(example.clone())
         worst = difference(converted(example.clone()), expected)
         return max(worst, difference(lower(fold_batch_norm(converted))(example.clone()), expected))
-
-
-def as_double(gm: fx.GraphModule) -> fx.GraphModule:
-    """A copy that computes in float64."""
-    gm = copy_graph(gm).double()
-    for node in gm.graph.nodes:
-        node.args, node.kwargs = pytree.tree_map(
-            lambda value: torch.float64 if value is torch.float32 else value, (node.args, node.kwargs)
-        )
-        value = attribute(gm, node.target) if node.op == "get_attr" else None
-        if isinstance(value, Tensor) and value.dtype is torch.float32:
-            value.data = value.data.double()
-        if node.meta.get("dtype") is torch.float32:
-            node.meta["dtype"] = torch.float64
-    gm.recompile()
-    return gm
 
 
 def difference(given: Any, expected: Any) -> float:

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from aslconvert.converter.errors import InternalError
 from aslconvert.converter.export.kinds import KINDS
 from aslconvert.converter.ir.dims import example_of
+from aslconvert.converter.ir.precision import allowance, run_in_double
 from aslconvert.converter.ir.quiet import quiet
 
 LOW_PRECISION_TOLERANCE = 3e-2
@@ -25,10 +26,14 @@ LOW_PRECISION_TOLERANCE = 3e-2
 
 @dataclass(frozen=True)
 class Case:
-    """One call: the flat inputs of the program (tensors, or plain constants) and its flat tensor outputs."""
+    """One call: the flat inputs of the program (tensors, or plain constants) and its flat tensor outputs.
+
+    ``rounding`` is the greatest difference of any output from the one computed in float64.
+    """
 
     inputs: tuple[Any, ...]
     outputs: tuple[Tensor, ...]
+    rounding: float = 0.0
 
 
 def make_cases(gm: fx.GraphModule, program: ExportedProgram, inputs: tuple[Any, ...] | None = None) -> tuple[Case, ...]:
@@ -54,11 +59,29 @@ def make_cases(gm: fx.GraphModule, program: ExportedProgram, inputs: tuple[Any, 
 
 
 def tolerance(kind: str, cases: tuple[Case, ...]) -> float:
-    """The allowed absolute difference of an artifact of this kind on these cases."""
+    """The allowed absolute difference of an artifact of this kind on these cases.
+
+    It grows for every kind alike where the variant rounds off more than the strictest of them allows.
+    """
+    largest, low = _largest(cases)
+    if low:
+        return max(LOW_PRECISION_TOLERANCE * largest, 1e-12)
+    return max(KINDS[kind].tolerance * widened(cases) * largest, 1e-12)
+
+
+def widened(cases: tuple[Case, ...]) -> float:
+    """By what factor the allowed differences of a float32 variant grow, since it magnifies what is rounded off."""
+    usual = min(kind.tolerance for kind in KINDS.values() if kind.tolerance)
+    rounding = max((case.rounding for case in cases), default=0.0) / max(_largest(cases)[0], 1e-12)
+    return allowance(usual, rounding) / usual
+
+
+def _largest(cases: tuple[Case, ...]) -> tuple[float, bool]:
+    """The largest output, and whether any has a type of low precision."""
     floats = [output for case in cases for output in case.outputs if output.is_floating_point() and output.numel()]
     largest = max((float(output.abs().nan_to_num(0, 0, 0).max()) for output in floats), default=0.0)
     low = any(output.dtype in (torch.bfloat16, torch.float16) for output in floats)
-    return max((LOW_PRECISION_TOLERANCE if low else KINDS[kind].tolerance) * largest, 1e-12)
+    return largest, low
 
 
 def describe(cases: tuple[Case, ...]) -> tuple[bytes, list[dict[str, Any]]]:
@@ -87,7 +110,15 @@ def _run(gm: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> C
     flat = tuple(leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor))
     if not flat:
         raise InternalError("no_outputs", "The model gives no tensors to compare.")
-    return Case(tuple(pytree.tree_leaves((args, kwargs))), flat)
+    exact = run_in_double(gm, args, kwargs)
+    pairs = [] if exact is None else list(zip(flat, exact, strict=True))
+    rounding = max((float(_off(a, b)) for a, b in pairs if a.is_floating_point() and a.numel()), default=0.0)
+    return Case(tuple(pytree.tree_leaves((args, kwargs))), flat, rounding)
+
+
+def _off(given: Tensor, exact: Tensor) -> Tensor:
+    """The greatest finite difference; what float32 cannot hold at all is no rounding."""
+    return (given.double() - exact).abs().nan_to_num(0, 0, 0).max()
 
 
 def _other_sizes(program: ExportedProgram) -> Iterator[dict[sympy.Symbol, int]]:

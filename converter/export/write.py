@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from aslconvert.converter.errors import AslconvertError
 from aslconvert.converter.export.atomic import write_file, write_files
-from aslconvert.converter.export.checks import describe, make_cases, tolerance
+from aslconvert.converter.export.checks import describe, make_cases, tolerance, widened
 from aslconvert.converter.export.code import model_code, named_tensors
 from aslconvert.converter.export.compiled import compiled_bytes
 from aslconvert.converter.export.int8 import int8_bytes, open_session, run_onnx
@@ -161,6 +161,8 @@ class _Made:
     def record(self, kind: str, data: bytes) -> dict[str, Any]:
         notes = []
         allowed = 0.0 if kind == "weights" else tolerance(kind, self.cases)
+        if allowed and (factor := widened(self.cases)) > 1:
+            notes.append(f"the variant magnifies what float32 rounds off: {factor:.1f} times the usual is allowed")
         if kind in ("onnx", "int8") and (why := recast(self.portable)):
             notes.append(why)
         if kind == "int8":
