@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from torch import fx
 from torch.export import ExportedProgram
 
 from aslconvert.converter.errors import InfrastructureError
@@ -18,6 +19,10 @@ def compiled_bytes(program: ExportedProgram) -> bytes:
     Its bytes differ from run to run, and it runs only on processors with this one's instruction sets.
     Raises InfrastructureError("no_aoti") with the reason, where nothing can be compiled here.
     """
+    parts = [part for part in program.graph_module.modules() if isinstance(part, fx.GraphModule)]
+    if any(node.target is torch.ops.higher_order.cond for part in parts for node in part.graph.nodes):
+        # Of torch 2.13: a plain network with a branch gives other numbers than in eager torch.
+        raise InfrastructureError("no_aoti", "AOTInductor is not trusted with branches (torch.cond).")
     with tempfile.TemporaryDirectory(prefix="aslconvert-aoti-") as folder:
         target = Path(folder) / "model.pt2"
         try:

@@ -130,6 +130,8 @@ def _code(path: Path, *, with_package: bool) -> Run:
     if specification is None or specification.loader is None:
         raise ValueError("Python cannot load it")
     module = importlib.util.module_from_spec(specification)
+    # As an import would: torch looks its functions' modules up by name.
+    sys.modules[specification.name] = module
     specification.loader.exec_module(module)
     if (module.kernels is not None) != with_package:
         raise ValueError("it does not take the kernels that are there, or takes some that are not")

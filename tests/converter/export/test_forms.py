@@ -15,9 +15,11 @@ from torch.export import ExportedProgram
 
 from aslconvert.converter.export.int8 import int8_bytes, open_session, run_onnx
 from aslconvert.converter.export.onnx import OPSET, onnx_bytes, recast
+from aslconvert.converter.export.verify import verify_dir
 from aslconvert.converter.export.write import left_out, program_bytes, write_artifacts
+from aslconvert.converter.fit.layerwise import exact_block
 from aslconvert.converter.fit.rows import Block
-from aslconvert.converter.ir.graph import graph_module
+from aslconvert.converter.ir.graph import find_sites, graph_module
 from aslconvert.converter.ir.load import export_model, load_program
 from aslconvert.converter.options import DEFAULT_ARTIFACTS
 from aslconvert.converter.passes.replace_sites import replace_sites
@@ -28,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = """
 import sys, json, pathlib, torch
 from aslconvert.converter.export.write import write_artifacts
-from aslconvert.converter.ir.graph import graph_module
+from aslconvert.converter.ir.graph import find_sites, graph_module
 from aslconvert.converter.ir.load import load_program
 from aslconvert.converter.passes.replace_sites import replace_sites
 from aslconvert.converter.search.candidates import stand_in
@@ -163,6 +165,26 @@ def test_what_cannot_be_made_is_left_out_with_its_reason(tmp_path: Path) -> None
     (reason,) = left_out(tmp_path).values()
     assert "bessel" in reason
     assert not (tmp_path / "model.onnx").exists()
+
+
+class Branches(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.one, self.other = nn.Linear(8, 4), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x).mean((2, 3))
+        return torch.cond(y.mean() > 0, self.one, self.other, (y,))
+
+
+def test_branches_are_code_too_and_not_left_to_aotinductor(tmp_path: Path) -> None:
+    program = export_model(Branches().eval(), (torch.randn(2, 3, 8, 8),))
+    gm = graph_module(program)
+    blocks = {site.name: exact_block(gm, site) for site in find_sites(gm)[0]}
+    write_artifacts(tmp_path, replace_sites(gm, blocks), program, kinds=("code", "aoti"))
+    assert "branches" in left_out(tmp_path)["aoti"]
+    assert "code" in {result["kind"] for result in verify_dir(tmp_path)}
 
 
 def test_the_default_is_every_kind_that_is_quick_and_exact() -> None:
