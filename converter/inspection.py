@@ -57,7 +57,10 @@ class InspectedData:
 
 @dataclass(frozen=True, kw_only=True)
 class InspectReport:
-    """``predicted_gain`` is the ratio of multiply-adds in convolutions before and after; only measuring tells time."""
+    """``macs`` and ``macs_after`` are the sums over ``sites``, kept ones included, and ``predicted_gain`` their ratio.
+
+    Only measuring tells time.
+    """
 
     model: str
     inputs: tuple[str, ...]
@@ -82,8 +85,7 @@ def inspect(model: str, *, data: str | None = None, options: ConvertOptions | No
     gm = prepare(graph_module(program))
     found, refused = find_sites(gm)
     sites = [_site(site, options.keep) for site in found] + [_kept(refusal) for refusal in refused]
-    macs = sum(site.macs for site in found)
-    after = sum(_macs_after(site) if _matches(site.name, options.keep) is None else site.macs for site in found)
+    macs, after = sum(site.macs or 0 for site in sites), sum(site.macs_after or 0 for site in sites)
     seen = None
     if data is not None:
         seen = _seen(load_for_model(data, specs, options))

@@ -100,7 +100,11 @@ def _installed() -> bool:
 def _is_image_model(name: str) -> bool:
     import transformers
 
-    return getattr(getattr(transformers, name, None), "main_input_name", None) == "pixel_values"
+    try:
+        return getattr(getattr(transformers, name, None), "main_input_name", None) == "pixel_values"
+    except ImportError:
+        # Processors and tokenisers ask for their packages when they are looked at; models do when they are built.
+        return False
 
 
 def _side(configuration: Any) -> int:

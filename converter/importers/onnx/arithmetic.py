@@ -13,18 +13,30 @@ from torch import Tensor
 
 from aslconvert.converter.importers.onnx.call import Call
 from aslconvert.converter.importers.onnx.registry import Result, operator
-from aslconvert.converter.importers.onnx.values import Host, converted, dtype_of
+from aslconvert.converter.importers.onnx.values import Host, check_scale, converted, dtype_of
 
 Binary = Callable[[Any, Any], Any]
 
 WHOLE = (int, torch.SymInt)
+
+# torch leaves these without types.
+sym_float: Callable[[Any], Any] = torch.sym_float
+sym_int: Callable[[Any], Any] = torch.sym_int
 
 
 def _divide_numbers(a: Any, b: Any) -> Any:
     if not (isinstance(a, WHOLE) and isinstance(b, WHOLE)):
         return a / b
     # Integers are divided towards zero.
-    return -(abs(a) // abs(b)) if (a < 0) != (b < 0) else abs(a) // abs(b)
+    whole: Any = abs(a) // abs(b)  # type: ignore[arg-type]
+    return whole if bool(a < 0) == bool(b < 0) else -whole
+
+
+def _multiply_numbers(a: Any, b: Any) -> Any:
+    for size, scale in ((a, b), (b, a)):
+        if isinstance(size, torch.SymFloat) and isinstance(scale, float):
+            check_scale(scale)
+    return a * b
 
 
 def _divide(a: Any, b: Any) -> Tensor:
@@ -35,7 +47,7 @@ def _divide(a: Any, b: Any) -> Tensor:
 BINARY: dict[str, tuple[Binary, Binary]] = {
     "Add": (op.add, op.add),
     "Sub": (op.sub, op.sub),
-    "Mul": (op.mul, op.mul),
+    "Mul": (op.mul, _multiply_numbers),
     "Div": (_divide, _divide_numbers),
     "And": (torch.logical_and, op.and_),
     "Or": (torch.logical_or, op.or_),
@@ -56,8 +68,8 @@ VARIADIC: dict[str, tuple[Binary, Binary]] = {
 UNARY: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "Abs": (torch.abs, abs),
     # Python rounds to integers, which the next division would truncate.
-    "Ceil": (torch.ceil, lambda number: torch.sym_float(math.ceil(number))),
-    "Floor": (torch.floor, lambda number: torch.sym_float(math.floor(number))),
+    "Ceil": (torch.ceil, lambda number: sym_float(math.ceil(number))),
+    "Floor": (torch.floor, lambda number: sym_float(math.floor(number))),
     "Neg": (torch.neg, op.neg),
     "Not": (torch.logical_not, torch.sym_not),
 }
@@ -123,11 +135,13 @@ def power(call: Call) -> Result:
     hosts = call.hosts()
     if hosts is not None:
         base = hosts[0]
-        return base.map(lambda a, b: a**b if base.dtype.is_floating_point else torch.sym_int(a**b), hosts[1])
+        return base.map(lambda a, b: a**b if base.dtype.is_floating_point else sym_int(a**b), hosts[1])
     x, exponent = call.tensor(0), call.term(1)
-    fractional = exponent.is_floating_point() if isinstance(exponent, Tensor) else isinstance(exponent, float)
-    # Whole numbers to a fractional power, as ONNX Runtime has them: computed in double precision and cut off.
-    wide = x.double() if fractional and not x.is_floating_point() else x
+    whole = isinstance(exponent, int) and exponent >= 0
+    if isinstance(exponent, Tensor):
+        whole = not exponent.is_floating_point()
+    # Integers to another power, as ONNX Runtime has them: computed in double precision and cut off.
+    wide = x if whole or x.is_floating_point() else x.double()
     return converted(torch.pow(wide, exponent), x.dtype)
 
 
@@ -172,5 +186,5 @@ def _cast(call: Call, dtype: torch.dtype) -> Result:
     if not isinstance(value, Host):
         return converted(call.tensor(0), dtype)
     if dtype.is_floating_point:
-        return value.map(torch.sym_float, dtype=dtype)
-    return value.map(bool if dtype == torch.bool else torch.sym_int, dtype=dtype)
+        return value.map(sym_float, dtype=dtype)
+    return value.map(bool if dtype == torch.bool else sym_int, dtype=dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,10 @@ OLDEST, NEWEST = 13, 20
 MAX_NODES = 100_000
 MAX_ELEMENTS = 1 << 29
 """Of one tensor: 2 GiB in float32, far above any layer of a CNN."""
+MAX_FILE = 1 << 31
+"""Bytes of the .onnx file itself: more than 2 GiB no protobuf message can have."""
+MAX_EXTERNAL = 1 << 32
+"""Bytes that all tensors in external files have together: 2^30 parameters in float32."""
 
 STANDARD_DOMAINS = ("", "ai.onnx")
 
@@ -109,6 +113,7 @@ def read_graph(path: Path) -> Graph:
         raise too_large(f"'{path}'", f"it has {len(graph.node)} nodes, {MAX_NODES} are the most.")
     if graph.sparse_initializer:
         raise unsupported_type(f"'{path}'", "a sparse initialiser")
+    _check_external(graph, path)
     constants: dict[str, Tensor] = {}
     for proto in graph.initializer:
         if not proto.name or proto.name in constants:
@@ -129,6 +134,8 @@ def _parse(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise ModelRefused("not_a_model", f"'{path}' is no regular file.", hint="Give an .onnx file.")
     try:
+        if path.stat().st_size > MAX_FILE:
+            raise too_large(f"'{path}'", f"it has {path.stat().st_size} bytes, {MAX_FILE} are the most.")
         content = path.read_bytes()
     except OSError as error:
         raise InfrastructureError("unreadable", f"'{path}' cannot be read: {error.strerror}.") from error
@@ -144,6 +151,18 @@ def _parse(path: Path) -> onnx.ModelProto:
     if not model.opset_import or not model.HasField("graph") or not model.graph.output:
         raise ModelRefused("not_a_model", f"'{path}' holds no ONNX graph with an output.", hint="Export it again.")
     return model
+
+
+def _check_external(graph: onnx.GraphProto, path: Path) -> None:
+    """Bound what external files are asked for before any is read: each tensor may name the same sparse file again."""
+    tensors = [*graph.initializer, *(a.t for node in graph.node for a in node.attribute if a.HasField("t"))]
+    sizes = [
+        extent(tensor.dims) * DTYPES[tensor.data_type].itemsize
+        for tensor in tensors
+        if tensor.data_location == TensorProto.EXTERNAL and tensor.data_type in DTYPES
+    ]
+    if sum(sizes) > MAX_EXTERNAL:
+        raise too_large(f"'{path}'", f"its external tensors take {sum(sizes)} bytes, {MAX_EXTERNAL} are the most.")
 
 
 def _opset(model: onnx.ModelProto, path: Path) -> int:
@@ -187,9 +206,14 @@ def _input(proto: onnx.ValueInfoProto) -> Input:
             shape.append(int(dim.dim_value))
         else:
             shape.append(dim.dim_param or None)
-    if math.prod(size for size in shape if isinstance(size, int)) > MAX_ELEMENTS:
+    if extent([size for size in shape if isinstance(size, int)]) > MAX_ELEMENTS:
         raise too_large(where, f"it has the shape {shape}.")
     return Input(proto.name, DTYPES[tensor.elem_type], tuple(shape))
+
+
+def extent(shape: Sequence[int]) -> int:
+    """The elements of a shape, counting a size of zero as one: strides beyond 64 bits are an error even where empty."""
+    return math.prod(max(size, 1) for size in shape)
 
 
 def read_tensor(proto: TensorProto, folder: Path, *, where: str = "") -> Tensor:
@@ -201,7 +225,7 @@ def read_tensor(proto: TensorProto, folder: Path, *, where: str = "") -> Tensor:
     count = math.prod(shape)
     if any(size < 0 for size in shape) or proto.HasField("segment"):
         raise bad_graph(where, f"its shape is {shape}.")
-    if count > MAX_ELEMENTS:
+    if extent(shape) > MAX_ELEMENTS:
         raise too_large(where, f"its shape is {shape}.")
     dtype = DTYPES[proto.data_type]
     size = count * dtype.itemsize
@@ -236,19 +260,24 @@ def _external(proto: TensorProto, folder: Path, size: int, where: str) -> bytes:
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", size))
     except ValueError as error:
         raise _refused_external(where, "its offset or length is no number") from error
-    path = folder / location
     pure = Path(location)
     if not location or pure.is_absolute() or ".." in pure.parts or "\\" in location or "\0" in location:
         raise _refused_external(where, f"it lies at '{location}', outside the model's folder")
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise _refused_external(where, f"'{location}' leads outside the model's folder")
-    if not path.is_file():
-        raise _refused_external(where, f"there is no file '{location}' beside the model")
-    if offset < 0 or length != size or offset + length > path.stat().st_size:
-        raise _refused_external(where, f"'{location}' holds no {size} bytes for it at {offset}")
-    with path.open("rb") as file:
-        file.seek(offset)
-        content: bytes = file.read(length)
+    try:
+        path = (folder / location).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise _refused_external(where, f"'{location}' leads outside the model's folder")
+        if not path.is_file():
+            raise _refused_external(where, f"there is no file '{location}' beside the model")
+        if offset < 0 or length != size or offset + length > path.stat().st_size:
+            raise _refused_external(where, f"'{location}' holds no {size} bytes for it at {offset}")
+        with path.open("rb") as file:
+            file.seek(offset)
+            content: bytes = file.read(length)
+    # Names too long, links in a circle, files that nobody may read.
+    except (OSError, RuntimeError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise _refused_external(where, f"'{location}' cannot be read: {why}") from error
     return content
 
 

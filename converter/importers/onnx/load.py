@@ -23,9 +23,9 @@ from aslconvert.converter.importers.onnx import (  # noqa: F401
     resize,
     shapes,
 )
-from aslconvert.converter.importers.onnx.file import Graph, read_graph
+from aslconvert.converter.importers.onnx.file import MAX_ELEMENTS, Graph, extent, read_graph
 from aslconvert.converter.importers.onnx.module import OnnxModule, build
-from aslconvert.converter.importers.onnx.refusals import bad_graph
+from aslconvert.converter.importers.onnx.refusals import bad_graph, too_large
 from aslconvert.converter.ir.dims import export_with
 
 EXAMPLE_BATCH, EXAMPLE_CHANNELS, EXAMPLE_SIDE = 2, 3, 224
@@ -54,12 +54,17 @@ def load_onnx(path: Path, *, example: tuple[Any, ...] | None = None) -> Exported
 
 
 def example_inputs(graph: Graph) -> tuple[Tensor, ...]:
-    """Random inputs of the declared types; open sizes are EXAMPLE_BATCH, EXAMPLE_CHANNELS and EXAMPLE_SIDE."""
+    """Random inputs of the declared types; open sizes are EXAMPLE_BATCH, EXAMPLE_CHANNELS and EXAMPLE_SIDE.
+
+    Raises ModelRefused (``too_large``).
+    """
     generator = torch.Generator().manual_seed(0)
     sizes: dict[str, int] = {}
     tensors = []
     for entry in graph.inputs:
         shape = [_size(size, axis, sizes) for axis, size in enumerate(entry.shape)]
+        if extent(shape) > MAX_ELEMENTS:
+            raise too_large(f"input '{entry.name}'", f"with its open sizes filled in it has the shape {shape}.")
         if entry.dtype.is_floating_point:
             tensors.append(torch.rand(shape, generator=generator).to(entry.dtype))
         else:

@@ -6,11 +6,13 @@ import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from keyword import iskeyword
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from aslconvert.converter.errors import AslconvertError
 from aslconvert.converter.importers.onnx.call import Call, Store
@@ -38,6 +40,28 @@ MAX_FOLDED = 1 << 28
 
 CERTAIN = 1 << 20
 """Up to this size of its output a modest operator is folded without a look at shapes first."""
+
+
+class TooLargeError(Exception):
+    """A tensor of more than MAX_ELEMENTS; the message is its shape."""
+
+
+class Bounded(TorchDispatchMode):
+    """Stops at the first tensor of more than MAX_ELEMENTS that an operation makes, if only on the way to its result.
+
+    Entered inside a FakeTensorMode, so that nothing has been allocated yet. Views take no memory and pass.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not any(value.alias_info for value in func._schema.returns):
+            for tensor in result if isinstance(result, (tuple, list)) else [result]:
+                if isinstance(tensor, Tensor) and tensor.numel() > MAX_ELEMENTS:
+                    raise TooLargeError(tuple(tensor.shape))
+        return result
 
 
 @dataclass(frozen=True)
@@ -94,7 +118,7 @@ class OnnxModule(nn.Module):
             return constant.value
 
         mode = FakeTensorMode(allow_non_fake_inputs=True)
-        with mode, torch.no_grad():
+        with mode, Bounded(), torch.no_grad():
             idle: set[str] = set()
             self.run([mode.from_tensor(tensor) for tensor in example], note, idle=idle)
         self._idle = frozenset(idle)
@@ -129,6 +153,8 @@ def build(graph: Graph) -> OnnxModule:
     steps, folded = [], 0
     for node in graph.nodes:
         rule = rule_of(node, graph.opset)
+        if not any(node.outputs):
+            raise bad_graph(node.where, "it has no output.")
         for name in node.inputs:
             if name and name not in known:
                 raise bad_graph(node.where, f"its operand '{name}' comes from nowhere.")
@@ -156,11 +182,13 @@ def evaluate(node: Node, rule: RuleFunction, call: Call, *, most: int = MAX_ELEM
         result: Result = rule(call)
     except AslconvertError:
         raise
+    except TooLargeError as error:
+        raise too_large(node.where, f"on the way it needs a tensor of the shape {error}.") from error
     except Exception as error:
         lines = str(error).strip().splitlines()
         raise bad_graph(node.where, lines[0] if lines else type(error).__name__) from error
     results = result if isinstance(result, list) else [result]
-    if len(results) < len([name for name in node.outputs if name]):
+    if len(results) < max((place for place, name in enumerate(node.outputs, start=1) if name), default=0):
         raise bad_graph(node.where, f"it has {len(node.outputs)} outputs instead of {len(results)}.")
     for value in results:
         if isinstance(value, FakeTensor) and value.numel() > most:
@@ -170,14 +198,14 @@ def evaluate(node: Node, rule: RuleFunction, call: Call, *, most: int = MAX_ELEM
 
 def _fold(node: Node, rule: RuleFunction, opset: int, constants: dict[str, Constant], most: int) -> dict[str, Constant]:
     operands = [constants[name] if name else None for name in node.inputs]
-    if node.op == "Identity" and operands[0] is not None:
+    if node.op == "Identity" and len(node.outputs) == 1 and operands and operands[0] is not None:
         # The same tensor under two names: tied weights stay tied.
         return {node.outputs[0]: operands[0]}
     call = Call(node, opset, operands, lambda constant, role, user: constant.value)
     largest = math.prod(max(operand.value.numel(), 1) for operand in operands if operand is not None)
     if node.op not in MODEST or largest > CERTAIN:
         # First on shapes alone, so that a size beyond all bounds never becomes memory.
-        with FakeTensorMode(allow_non_fake_inputs=True):
+        with FakeTensorMode(allow_non_fake_inputs=True), Bounded():
             evaluate(node, rule, call, most=most)
     with torch.no_grad():
         results = evaluate(node, rule, call)
@@ -205,6 +233,8 @@ def input_names(graph: Graph) -> list[str]:
     names: list[str] = []
     for number, entry in enumerate(graph.inputs):
         name = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in entry.name)
-        name = name if name.isidentifier() and name not in names and name != "self" else f"input_{number}"
+        name = name if name.isidentifier() and not iskeyword(name) and name != "self" else f"input_{number}"
+        while name in names:
+            name += "_"
         names.append(name)
     return names

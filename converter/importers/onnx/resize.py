@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from aslconvert.converter.importers.onnx.call import Call, axis_of
 from aslconvert.converter.importers.onnx.refusals import bad_graph
 from aslconvert.converter.importers.onnx.registry import operator
-from aslconvert.converter.importers.onnx.values import is_known
+from aslconvert.converter.importers.onnx.values import check_scale, is_known
 
 aten = torch.ops.aten
 
@@ -100,22 +100,14 @@ def _targets(call: Call, x: Tensor) -> tuple[list[Any], list[Any], bool]:
 
 def _scaled(size: Any, scale: Any) -> Any:
     """The size after scaling; ONNX Runtime multiplies in single precision and rounds down."""
-    if isinstance(scale, float) and not (is_known(size) or _as_in_double(scale)):
-        # No rule that holds for every size: the size becomes fixed.
-        size = int(size)
-    if isinstance(scale, float) and is_known(size):
+    if not isinstance(scale, float):
+        return math.floor(size * scale)
+    if is_known(size):
         return int(np.float32(size) * np.float32(scale))
-    if isinstance(scale, float) and scale == int(scale):
+    check_scale(scale)
+    if scale == int(scale):
         return size * int(scale)
-    if isinstance(scale, float) and 1 / scale == int(1 / scale):
-        return size // int(1 / scale)
-    return math.floor(size * scale)
-
-
-def _as_in_double(scale: float) -> bool:
-    """Whether a product with any size of an image rounds down to the same in single and in double precision."""
-    sizes = np.arange(1, 1 << 14)
-    return bool(((sizes.astype(np.float32) * np.float32(scale)).astype(np.int64) == np.floor(sizes * scale)).all())
+    return size // int(1 / scale) if 1 / scale == int(1 / scale) else math.floor(size * scale)
 
 
 def _same(first: Any, second: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 SMALL = 4096
 """Constants of up to this many elements may take part in arithmetic on shapes, whose results have no more."""
 
-ROUNDED = {torch.float32: np.float32, torch.float16: np.float16}
+ROUNDED: dict[torch.dtype, Callable[[float], Any]] = {torch.float32: np.float32, torch.float16: np.float16}
 """Types in which numbers must be rounded after each step, as the runtimes do: Python's are of double precision."""
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -98,6 +99,23 @@ def _rounded(number: Any, dtype: torch.dtype) -> Any:
 def dtype_of(value: Value) -> torch.dtype:
     """The type of the elements."""
     return value.value.dtype if isinstance(value, Constant) else value.dtype
+
+
+def check_scale(scale: float) -> None:
+    """Raises ValueError where no rule for a dynamic size times ``scale`` holds: the size must be a fixed one then."""
+    if not rounds_alike(scale):
+        raise ValueError(f"a dynamic size times {scale} rounds otherwise in single precision.")
+
+
+@cache
+def rounds_alike(scale: float) -> bool:
+    """Whether a size times ``scale`` rounds down and up to the same in double precision as in single.
+
+    The runtimes compute in single precision, symbols for sizes stand for numbers in double. Tried up to 2^14 pixels.
+    """
+    sizes = np.arange(1, 1 << 14)
+    single, double = sizes.astype(np.float32) * np.float32(scale), sizes * scale
+    return bool((np.floor(single) == np.floor(double)).all() and (np.ceil(single) == np.ceil(double)).all())
 
 
 def converted(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -52,7 +52,7 @@ def difference(mine: Any, theirs: Sequence[np.ndarray]) -> float:
     worst = 0.0
     for a, b in zip(outputs, theirs, strict=True):
         assert tuple(a.shape) == b.shape
-        assert a.numpy().dtype == b.dtype
+        assert a.detach().numpy().dtype == b.dtype
         x, y = a.detach().double().numpy(), b.astype(np.float64)
         assert np.isfinite(x).all()
         assert np.isfinite(y).all()

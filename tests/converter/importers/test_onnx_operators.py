@@ -12,7 +12,7 @@ import torch
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from aslconvert.converter.importers.onnx.file import read_graph
+from aslconvert.converter.importers.onnx.file import DTYPES, read_graph
 from aslconvert.converter.importers.onnx.load import example_inputs
 from aslconvert.converter.importers.onnx.module import build
 from aslconvert.converter.importers.onnx.registry import known_operators
@@ -93,11 +93,14 @@ CASES = [
     case("GlobalMaxPool", IMAGE),
     case("BatchNormalization", IMAGE, floats(6), floats(6), floats(6), abs(floats(6)) + 0.1, epsilon=1e-3, opset=15),
     case("InstanceNormalization", IMAGE, floats(6), floats(6), epsilon=1e-3),
+    case("InstanceNormalization", (1, 6, 1, 1), floats(6), floats(6)),
     case("LayerNormalization", IMAGE, floats(9, 11), floats(9, 11), axis=2),
     case("LayerNormalization", IMAGE, floats(11), axis=-1, epsilon=1e-3),
     case("GroupNormalization", IMAGE, floats(3), floats(3), num_groups=3),
+    case("GroupNormalization", (1, 3, 1, 1), floats(3), floats(3), num_groups=3),
     case("LRN", IMAGE, size=3, alpha=0.5, bias=2.0),
     case("LRN", IMAGE, size=5, alpha=0.5, beta=0.6),
+    case("LRN", (1, 3, 4, 5), size=4001, alpha=50.0),
     case("LpNormalization", IMAGE, axis=1, p=1),
     case("MeanVarianceNormalization", IMAGE),
     *[case(op, IMAGE) for op in ("Relu", "Sigmoid", "Tanh", "Softplus", "Softsign", "Erf", "Exp", "Sin", "Cos")],
@@ -118,6 +121,8 @@ CASES = [
     case("Mul", IMAGE, np.float32(0.1)),
     case("Pow", IMAGE, np.float32(3)),
     case("Pow", IMAGE, np.float32(0.5), positive=True),
+    case("Pow", (3, 4), np.float32(2), kind=TensorProto.INT64),
+    case("Pow", (3, 4), np.array([2, 3, 2, 1], np.float32), kind=TensorProto.INT64),
     case("Div", (3, 4), ints(3, -2, 5, 7), kind=TensorProto.INT64),
     case("Mod", (3, 4), ints(3, -2, 5, 7), kind=TensorProto.INT64),
     case("Mod", IMAGE, np.float32(0.7), fmod=1),
@@ -132,6 +137,10 @@ CASES = [
         case(f"Reduce{name}", IMAGE, axes=[1, -1], keepdims=keep, opset=13)
         for name in ("Mean", "Max", "Min", "L1", "L2", "SumSquare", "LogSumExp", "Prod")
         for keep in (0, 1)
+    ],
+    *[
+        case(f"Reduce{name}", (3, 4, 5), axes=[1], opset=13, kind=TensorProto.INT32)
+        for name in ("Mean", "Max", "L1", "L2", "SumSquare", "Prod")
     ],
     case("ReduceLogSum", IMAGE, axes=[1], opset=13, positive=True),
     case("ReduceSum", IMAGE, ints(2, 3), opset=13),
@@ -175,7 +184,7 @@ CASES = [
             "Resize", (1, 2, 5, 6), None, np.array([1, 1, *scale], np.float32),
             mode=mode, coordinate_transformation_mode=coordinates,
         )
-        for scale in ((2, 2), (2, 3), (0.5, 0.5), (1.3, 2.4))
+        for scale in ((2, 2), (2, 3), (0.5, 0.5), (1.3, 2.4), (0.5, 0.7))
         for mode in ("nearest", "linear", "cubic")
         for coordinates in ("half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel")
         if (mode, coordinates) != ("cubic", "asymmetric")
@@ -191,6 +200,13 @@ CASES = [
         for opset in ((13, 19) if size == (7, 3) else (19,))
     ],
     case("Resize", (1, 2, 5, 6), None, None, ints(7, 3), mode="linear", axes=[2, 3]),
+    # Empty scales beside sizes, as old exporters write them; 7 * (61 / 7) is below 61.
+    case("Resize", (1, 2, 7, 7), None, floats(0), ints(1, 2, 61, 61), mode="linear", opset=13),
+    # In double precision 10 * 0.7 is below 7.
+    *[
+        case("Resize", (1, 2, 10, 20), None, np.array([1, 1, 0.7, 0.7], np.float32), mode=mode)
+        for mode in ("nearest", "linear", "cubic")
+    ],
     case("Resize", (1, 2, 5), None, None, ints(1, 2, 7), mode="linear"),
     case("Resize", (1, 5, 6, 2), None, np.array([1, 2, 2, 1], np.float32), mode="nearest"),
     case("Resize", (1, 2, 5, 6), None, None, ints(1, 2, 1, 7), mode="linear",
@@ -238,8 +254,8 @@ def test_an_operator_computes_what_onnx_runtime_computes(
     x = torch.randn(*one.shape, generator=generator) * 2
     if one.positive:
         x = x.abs() + 0.1
-    if one.kind == TensorProto.INT64:
-        x = torch.randint(-20, 20, tuple(one.shape), generator=generator)
+    if one.kind != TensorProto.FLOAT:
+        x = torch.randint(-20, 20, tuple(one.shape), generator=generator).to(DTYPES[one.kind])
     assert compare(model, tmp_path, reference, distance, [x]) <= TOLERANCE
 
 
