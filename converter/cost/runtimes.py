@@ -96,7 +96,7 @@ def onnx_runner(path: str | os.PathLike[str], inputs: Sequence[Tensor], *, threa
 
     Raises:
         InfrastructureError: ``runtime_unavailable``, when onnxruntime is missing or refuses the file.
-        UsageError: ``data_shape``, when the number of inputs differs.
+        UsageError: ``data_shape``, when the file takes other inputs: it runs once here.
     """
     if reason := _no_onnxruntime():
         raise InfrastructureError("runtime_unavailable", f"ONNX Runtime cannot be used: {reason}.")
@@ -105,7 +105,8 @@ def onnx_runner(path: str | os.PathLike[str], inputs: Sequence[Tensor], *, threa
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    # What fails is told by an exception; it need not be printed too.
+    options.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises its own unexported classes
@@ -119,6 +120,7 @@ def onnx_runner(path: str | os.PathLike[str], inputs: Sequence[Tensor], *, threa
     def run() -> Any:
         return session.run(None, feed)
 
+    _run_once(run, path, inputs)
     return run
 
 
@@ -127,7 +129,7 @@ def openvino_runner(path: str | os.PathLike[str], inputs: Sequence[Tensor], *, t
 
     Raises:
         InfrastructureError: ``runtime_unavailable``, when openvino is missing or refuses the file.
-        UsageError: ``data_shape``, when the number of inputs differs.
+        UsageError: ``data_shape``, when the file takes other inputs: it runs once here.
     """
     if reason := _no_openvino():
         raise InfrastructureError("runtime_unavailable", f"OpenVINO cannot be used: {reason}.")
@@ -160,12 +162,25 @@ def openvino_runner(path: str | os.PathLike[str], inputs: Sequence[Tensor], *, t
     def run() -> Any:
         return request.infer(feed, share_inputs=True, share_outputs=True)
 
+    _run_once(run, path, inputs)
     return run
 
 
 def _fed(x: Tensor, single: bool) -> Any:
     """An input as numpy has it, in float32 where the file wants that: models are written to ONNX in float32."""
-    return (x.float() if single else x).detach().contiguous().numpy()
+    x = x.float() if single else x
+    if x.dtype == torch.bfloat16:
+        raise InfrastructureError("runtime_unavailable", "inputs in bfloat16 cannot be fed to it.")
+    return x.detach().contiguous().numpy()
+
+
+def _run_once(run: Runner, path: str | os.PathLike[str], inputs: Sequence[Tensor]) -> None:
+    try:
+        run()
+    except Exception as error:  # each runtime raises its own unexported classes
+        given = ", ".join(f"{'x'.join(map(str, x.shape))} {str(x.dtype).removeprefix('torch.')}" for x in inputs)
+        why = " ".join(str(error).split())[:300]
+        raise UsageError("data_shape", f"{Path(path).name} does not take inputs of {given}: {why}") from error
 
 
 def to_channels_last(module: nn.Module) -> nn.Module:

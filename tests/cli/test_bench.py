@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper
 from torch import nn
 
 from aslconvert.cli.main import main
@@ -65,6 +67,19 @@ def test_what_cannot_be_timed(
     error = answer["error"]
     assert isinstance(error, dict)
     assert (got, error["code"]) == (exit_code, code)
+
+
+def test_a_shape_that_an_onnx_file_does_not_take(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    image = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 8, 8]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "relu", image[:1], image[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, tmp_path / "fixed.onnx")
+    arguments = [str(tmp_path / "fixed.onnx"), "--shape", "1x3x5x5", "--runtime", "onnxruntime"]
+    code, answer = bench(*arguments, capfd=capfd)
+    error = answer["error"]
+    assert isinstance(error, dict)
+    assert (code, error["code"]) == (2, "data_shape")
+    assert "1x3x5x5" in error["message"]
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

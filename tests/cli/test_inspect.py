@@ -36,7 +36,12 @@ def test_every_convolution_is_listed_with_its_reason(model: Path, capfd: pytest.
         "3": ("keep", "kept_by_user"),
         "4": ("keep", "pointwise"),
     }
-    assert report["predicted_gain"] > 1
+    macs, after = (sum(site[key] for site in report["sites"]) for key in ("macs", "macs_after"))
+    assert (report["macs"], report["macs_after"]) == (macs, after)
+    assert report["predicted_gain"] == macs / after
+    # Kept convolutions cost what they cost: 8x8 channels of 5x5 taps on 6x6 pixels, and of 1x1 taps.
+    kept = {site["name"]: (site["macs"], site["macs_after"]) for site in report["sites"] if site["action"] == "keep"}
+    assert kept == {"3": (57600, 57600), "4": (2304, 2304)}
     assert report["data"] is None
 
 

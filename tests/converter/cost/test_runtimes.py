@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -106,6 +107,36 @@ def test_onnx_files_that_do_not_run_say_why(tmp_path: Path) -> None:
         onnx_runner(tmp_path / "bad.onnx", [], threads=1)
     with pytest.raises(UsageError, match="takes 2 inputs, 1 were given"):
         onnx_runner(_onnx_file(tmp_path / "m.onnx"), [torch.rand(1, 3)], threads=1)
+
+
+def _typed_file(path: Path, kind: int, size: int | str) -> Path:
+    values = [helper.make_tensor_value_info(name, kind, [1, size]) for name in ("a", "out")]
+    graph = helper.make_graph([helper.make_node("Add", ["a", "a"], ["out"])], "twice", values[:1], values[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    return path
+
+
+@pytest.mark.parametrize("runner", [onnx_runner, openvino_runner])
+def test_inputs_that_a_file_does_not_take_are_refused_before_any_timing(
+    runner: Callable[..., runtimes.Runner], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if runner is openvino_runner:
+        pytest.importorskip("openvino", reason="OpenVINO is optional")
+    fixed = _typed_file(tmp_path / "fixed.onnx", TensorProto.FLOAT, 3)
+    # Models are written to ONNX in float32, whatever their own type is.
+    runner(fixed, [torch.ones(1, 3, dtype=torch.bfloat16)], threads=1)
+    half = _typed_file(tmp_path / "half.onnx", TensorProto.BFLOAT16, 3)
+    with pytest.raises(InfrastructureError) as caught:
+        runner(half, [torch.ones(1, 3, dtype=torch.bfloat16)], threads=1)
+    assert caught.value.code == "runtime_unavailable"
+    if runner is onnx_runner:
+        with pytest.raises(UsageError, match=r"fixed\.onnx does not take inputs of 1x5 float32: .*Expected: 3"):
+            runner(fixed, [torch.rand(1, 5)], threads=1)
+        whole = _typed_file(tmp_path / "whole.onnx", TensorProto.INT64, "n")
+        with pytest.raises(UsageError, match="does not take inputs of 1x3 float32") as refused:
+            runner(whole, [torch.rand(1, 3)], threads=1)
+        assert refused.value.code == "data_shape"
+    assert capfd.readouterr() == ("", "")
 
 
 def _fail_within(threads: int) -> None:

@@ -1,5 +1,6 @@
 """`arch:NAME`: found by name, built the same each time, and filled strictly from safetensors."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -158,3 +159,10 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_every_kind_of_model_has_a_short_name(spec: str, name: str) -> None:
     assert model_name(spec) == name
+
+
+@pytest.mark.parametrize("name", ["ViTImageProcessorFast", "transformers/ViTImageProcessorFast"])
+def test_a_class_that_asks_for_another_package_when_it_is_looked_at(name: str) -> None:
+    if importlib.util.find_spec("torchvision") is not None:
+        pytest.skip("only without torchvision does the class refuse to be looked at")
+    assert refusal(f"arch:{name}").code == "unknown_architecture"
