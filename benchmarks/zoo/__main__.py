@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NETS)}")
     parser.add_argument("--out", type=Path, default=Path("out/zoo"))
     parser.add_argument("--page", type=Path, default=Path("docs/zoo.md"))
-    parser.add_argument("--limit", type=int, default=300, help="seconds an architecture may take")
+    parser.add_argument("--limit", type=int, default=300, help="seconds of the processor an architecture may take")
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), help="artifacts that are written and reloaded")
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in NETS]
@@ -56,7 +56,7 @@ def main() -> int:
         whole = file.with_suffix(".part")
         whole.write_text(json.dumps(record, indent=2) + "\n")
         os.replace(whole, file)
-        options.page.write_text(page(record, **LIMITS))
+        options.page.write_text(page(record, defined=list(NETS), **LIMITS))
     return any(known[name]["status"] == "failed" for name in options.names or NETS)
 
 

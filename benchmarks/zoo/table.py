@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 HEAD = """# The zoo
@@ -39,8 +40,11 @@ sizes: `N` a new batch, `L`, `HW` or `THW` new spatial sizes, `-` where the netw
 AXES = {3: "L", 4: "HW", 5: "THW"}
 
 
-def page(record: dict[str, Any], **limits: float) -> str:
-    """The page of ``record``, as zoo.json holds it; ``limits`` are the ones that the text names."""
+def page(record: dict[str, Any], *, defined: Sequence[str] = (), **limits: float) -> str:
+    """The page of ``record``, as zoo.json holds it; ``limits`` are the ones that the text names.
+
+    Of the architectures ``defined`` those that are not in the record are named: a page of a run that was broken off.
+    """
     models = record["models"]
     kinds = list(dict.fromkeys(kind for model in models for kind in model["artifacts"]))
     counts = Counter(model["status"] for model in models)
@@ -48,8 +52,11 @@ def page(record: dict[str, Any], **limits: float) -> str:
     summary = (
         f"{len(models)} architectures: {counts['ok']} ok, {counts['refused']} refused, {counts['failed']} failed; "
         f"{converted} of {sites} convolutions converted "
-        f"(torch {record['torch']}, float32, {record['seconds']:.0f} s on one core)."
+        f"(torch {record['torch']}, float32, {record['seconds']:.0f} s of one core)."
     )
+    missing = [name for name in defined if name not in {model["name"] for model in models}]
+    if missing:
+        summary += f"\n\n**Not yet run**: {', '.join(missing)}."
     text = HEAD.format(**limits, summary=summary, kinds=" | ".join(kinds), rules="|".join("---" for _ in kinds))
     text += "".join(_row(model, kinds) for model in models) + FEET
     notes = [f"- {model['name']}: {model['note']}" for model in models if model["note"]]

@@ -55,7 +55,8 @@ def test_a_whole_run_ends_ok_and_makes_the_page(zoo: dict[str, ModuleType], tmp_
     assert outcome.dynamic["x"].keys() == {"0", "2", "3"}
     assert not list(tmp_path.iterdir())
     record = {"models": [zoo["check"].as_record(outcome)], "torch": "x", "seconds": 1.0}
-    page = zoo["table"].page(record, **zoo["check"].LIMITS)
+    page = zoo["table"].page(record, defined=["tiny", "other"], **zoo["check"].LIMITS)
+    assert "**Not yet run**: other." in page
     assert "1 architectures: 1 ok, 0 refused, 0 failed" in page
     assert "| tiny | here | ok | 2 | 2 |" in page
 
@@ -102,6 +103,16 @@ def test_a_lost_site_and_a_failing_engine_are_seen(
 
     monkeypatch.setattr(check, "prepare", breaks)
     assert check.check_net(_tiny(zoo), tmp_path / "x").reason == "bad_graph: broken"
+
+
+def test_a_network_that_takes_too_long_is_ended(zoo: dict[str, ModuleType], tmp_path: Path) -> None:
+    def build() -> nn.Module:
+        while True:
+            torch.ones(1000).sum()
+
+    net = replace(_tiny(zoo), build=build)
+    outcome = zoo["check"].check_net(net, tmp_path / "x", limit_s=0.05)
+    assert (outcome.status, outcome.reason) == ("failed", "time_limit: took more than 0.05 s of the processor")
 
 
 def test_images_are_smooth_and_statistics_are_not_trivial(zoo: dict[str, ModuleType]) -> None:
