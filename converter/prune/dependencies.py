@@ -62,6 +62,10 @@ class Dependencies:
         """Output channels of a root."""
         return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)  # type: ignore[arg-type]
 
+    def channels(self, layer: nn.Module) -> int:
+        """Output channels of any layer that torch-pruning prunes."""
+        return int(self._graph.get_pruner_of_module(layer).get_out_channels(layer))
+
     def group(self, root: nn.Module, channels: Iterable[int]) -> Any:
         """All that goes with these output channels of ``root``, or None where torch-pruning does not know the layer."""
         with warnings.catch_warnings():
@@ -104,6 +108,25 @@ class Dependencies:
             squares = _squares(layer, out=out)
             total.index_add_(0, torch.tensor(roots), squares[torch.tensor(item.idxs)])
         return total.sqrt()
+
+    def readers(self, group: Any) -> list[tuple[nn.Module, list[int], list[int]]]:
+        """(layer, its input channels, the channel of the group's root that each belongs to) of all that read it."""
+        found = []
+        for item in group:
+            roots = [index for index in item.root_idxs if index is not None]
+            known = item.dep.target.module in self.rehydrated.layers and len(roots) == len(item.idxs)
+            if known and self._graph.is_in_channel_pruning_fn(item.dep.handler):
+                found.append((item.dep.target.module, list(item.idxs), roots))
+        return found
+
+    def made(self, group: Any) -> Lost:
+        """Per layer, the output channels that go with the group."""
+        made: Lost = {}
+        for dep, idxs in group:
+            layer = dep.target.module
+            if layer in self.rehydrated.layers and self._graph.is_out_channel_pruning_fn(dep.handler):
+                made[layer] = sorted({*made.get(layer, []), *idxs})
+        return made
 
     def lost(self, group: Any) -> Lost:
         """Per layer, the input channels that go with the group."""
