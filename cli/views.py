@@ -135,6 +135,12 @@ def show_report(report: Report, console: Console, *, folder: Path | None) -> Non
         )
     console.print(table)
     console.print("speed-up: the original in its fastest runtime over the variant in its own; * chosen")
+    for variant in report.variants:
+        cut = variant.pruning
+        if cut is not None:
+            console.print(f"  {variant.id}: {cut.summary}", markup=False)
+    for name, reason in report.variants_left_out.items():
+        console.print(f"  [bold red]left out: {escape(name)}.[/] {escape(reason)}")
     if folder is not None:
         for artifact in report.artifacts:
             console.print(f"  {folder / artifact.path}", markup=False)

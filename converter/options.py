@@ -23,6 +23,10 @@ ARTIFACTS = ("portable", "fast", "trainable", "onnx", "int8", "weights", "code",
 DEFAULT_ARTIFACTS = ("portable", "fast", "trainable", "onnx", "weights", "code")
 """Without the two that take long or lose accuracy."""
 
+PRUNE = "prune"
+ALLOWABLE = (PRUNE,)
+"""What else than shifts may go into variants, where it is allowed by name."""
+
 Channels = Literal["rgb", "bgr", "gray"]
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -88,6 +92,8 @@ class ConvertOptions:
     """A ``plan.json`` of an earlier run: its plans, steps and choice instead of measuring."""
     dump_passes: Path | None = None
     """Where every pass writes the graph before and after it."""
+    allow: tuple[str, ...] = ()
+    """Further kinds of variants, of ``ALLOWABLE``: "prune" adds pruned ones, the original merely pruned among them."""
 
     def __post_init__(self) -> None:
         if self.max_drop is not None and self.min_speedup is not None:
@@ -104,6 +110,7 @@ class ConvertOptions:
             "artifacts",
             f"must be of {', '.join(ARTIFACTS)}",
         )
+        _require(set(self.allow) <= set(ALLOWABLE), "allow", f"must be of {', '.join(ALLOWABLE)}")
         _require(self.heal_steps is None or self.heal_steps >= 1, "heal_steps", "must be 1 or more")
         _require(self.batch is None or self.batch >= 1, "batch", "must be 1 or more")
         _require(0 <= self.seed < 2**63, "seed", "must be between 0 and 2^63 - 1")
@@ -194,6 +201,20 @@ def parse_artifacts(text: str) -> tuple[str, ...]:
         raise UsageError("bad_artifacts", told, hint=f"Known: default, all, {', '.join(ARTIFACTS)}.")
     wanted = {kind for name in names for kind in groups.get(name, (name,))}
     return tuple(kind for kind in ARTIFACTS if kind in wanted)
+
+
+def parse_allow(text: str) -> tuple[str, ...]:
+    """The names of ``prune``, joined by commas.
+
+    Raises:
+        UsageError: one of them is not known, or there is none.
+    """
+    names = [part.strip().lower() for part in text.split(",") if part.strip()]
+    unknown = [name for name in names if name not in ALLOWABLE]
+    if unknown or not names:
+        told = f"Nothing that could be allowed is called {', '.join(unknown)}." if unknown else "Nothing is named."
+        raise UsageError("bad_allow", told, hint=f"Known: {', '.join(ALLOWABLE)}.")
+    return tuple(name for name in ALLOWABLE if name in names)
 
 
 def parse_channels(text: str) -> Channels:

@@ -12,6 +12,7 @@ from aslconvert.cli.console import answer_stream, page, write_json
 from aslconvert.converter.options import (
     DEFAULT_SEED,
     ConvertOptions,
+    parse_allow,
     parse_artifacts,
     parse_crop,
     parse_duration,
@@ -47,6 +48,15 @@ def convert(
     budget: Annotated[str, typer.Option("--budget", metavar="10m", help="Time for healing and search.")] = "10m",
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
     keep: options.Keep = None,
+    allow: Annotated[
+        str | None,
+        typer.Option(
+            "--allow",
+            metavar="NAME,..",
+            help="Further variants: prune (channels cut from converted ones and from the original).",
+            show_default=False,
+        ),
+    ] = None,
     heal_crop: Annotated[
         str | None,
         typer.Option(
@@ -107,6 +117,7 @@ def convert(
         budget_seconds=parse_duration(budget),
         device=device,
         keep=tuple(keep or ()),
+        allow=() if allow is None else parse_allow(allow),
         dry_run=dry_run,
         resume=resume,
         seed=seed,

@@ -44,7 +44,8 @@ def prove(
     scored by ``judge`` like a variant of its own.
     Raises VerificationFailed for an artifact that does not reproduce the variant.
     """
-    stages.record("replace_sites", subject.gm, best.gm, preserves=False)
+    done = "replace_sites" if best.cut is None else "replace_and_prune"
+    stages.record(done, subject.gm, best.gm, preserves=False)
     # Those of an earlier conversion into this folder: its files are about to be replaced.
     (out / SUMS).unlink(missing_ok=True)
     written = write_artifacts(

@@ -16,18 +16,20 @@ from aslconvert.converter.cost.device import device_profile, usable_cores
 from aslconvert.converter.errors import TargetNotReached, UsageError
 from aslconvert.converter.fit.importance import output_importance
 from aslconvert.converter.heal.pool import build_pool, draw_samples, pool_size
-from aslconvert.converter.options import DEFAULT_ARTIFACTS, DEFAULT_BUDGET_SECONDS, ConvertOptions
+from aslconvert.converter.options import DEFAULT_ARTIFACTS, DEFAULT_BUDGET_SECONDS, PRUNE, ConvertOptions
 from aslconvert.converter.passes.stages import Stages
 from aslconvert.converter.pipeline import record
 from aslconvert.converter.pipeline.artifacts import prove, write_report
 from aslconvert.converter.pipeline.judge import AGREEMENT_NAME, DEFAULT_MAX_DROP, Judge, metric_for
 from aslconvert.converter.pipeline.plan_file import identity_of, plan_bytes, read_plan
 from aslconvert.converter.pipeline.planning import Planned, Survey, load_plans, make_plans, store_plans, survey
+from aslconvert.converter.pipeline.pruned import pruned_plans
 from aslconvert.converter.pipeline.state import State
 from aslconvert.converter.pipeline.subject import Subject, open_subject
 from aslconvert.converter.pipeline.timing import ORIGINAL, Timer
 from aslconvert.converter.pipeline.variants import Made, Workshop, focused
 from aslconvert.converter.progress import Progress, SilentProgress
+from aslconvert.converter.prune.channels import need_torch_pruning
 from aslconvert.converter.report.schema import Report
 from aslconvert.converter.search.frontier import Point, choose, dominated
 from aslconvert.converter.threads import torch_threads
@@ -49,10 +51,13 @@ def convert(model: str, *, data: str, out: Path, options: ConvertOptions, progre
 
     Raises:
         ModelRefused, UsageError, NothingToConvert: before anything is written.
+        InfrastructureError: ``torch_pruning_missing``, where pruning is allowed; likewise.
         TargetNotReached: after the best that was found is written; or ``does_not_pay``, with nothing written.
         VerificationFailed: an artifact does not reproduce the chosen variant.
     """
     progress = progress or SilentProgress()
+    if PRUNE in options.allow:
+        need_torch_pruning()
     if options.device != "cpu":
         raise UsageError("device", f"Conversion runs on the CPU here, not on {options.device}.", hint="--device cpu")
     blocking = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
@@ -94,15 +99,7 @@ class _Conversion:
             batches = self.subject.calibration(self.options)
             if self.options.dry_run:
                 found = survey(self.subject, batches, self.options, threads=self.threads, progress=self.progress)
-                plans = make_plans(
-                    self.subject,
-                    found,
-                    timer,
-                    self.options,
-                    runtime=fastest[0],
-                    original_ms=fastest[1],
-                    progress=self.progress,
-                )
+                plans, found = self._new_plans(found, timer, fastest)
                 return self._dry_report(plans, found, timer)
             state = State(self.out, fingerprint=self._fingerprint(), resume=self.options.resume)
             try:
@@ -112,7 +109,7 @@ class _Conversion:
                 state.remove()
                 raise
             with self._timed("fit and heal"):
-                made = self._variants(state, batches, plans, found, started)
+                made, found = self._variants(state, batches, plans, found, started)
             report = self._judge(made, found, timer, batches)
             state.remove()
         finally:
@@ -133,15 +130,38 @@ class _Conversion:
             importance = output_importance(self.subject.gm, sites, batches[:2], seed=self.options.seed)
             return plans, dataclasses.replace(found, importance=importance)
         found = survey(self.subject, batches, self.options, threads=self.threads, progress=self.progress)
-        plans = make_plans(
-            self.subject, found, timer, self.options, runtime=fastest[0], original_ms=fastest[1], progress=self.progress
-        )
+        plans, found = self._new_plans(found, timer, fastest)
         store_plans(state, plans, found)
+        return plans, found
+
+    def _new_plans(self, found: Survey, timer: Timer, fastest: tuple[str, float]) -> tuple[list[Planned], Survey]:
+        runtime, original_ms = fastest
+        plans: list[Planned] = []
+        slow: TargetNotReached | None = None
+        try:
+            plans = make_plans(
+                self.subject,
+                found,
+                timer,
+                self.options,
+                runtime=runtime,
+                original_ms=original_ms,
+                progress=self.progress,
+            )
+        except TargetNotReached as error:
+            slow = error
+        if PRUNE in self.options.allow:
+            pruned, left_out = pruned_plans(
+                self.subject, plans, timer, self.options, runtime=runtime, progress=self.progress
+            )
+            plans, found = [*plans, *pruned], dataclasses.replace(found, left_out=left_out)
+        if slow is not None and not plans:
+            raise slow
         return plans, found
 
     def _variants(
         self, state: State, batches: Batches, plans: list[Planned], found: Survey, started: float
-    ) -> list[Made]:
+    ) -> tuple[list[Made], Survey]:
         self.progress.stage("the original's answers")
         subject, options = self.subject, self.options
         heal_split = subject.data.split("heal")
@@ -168,7 +188,8 @@ class _Conversion:
             progress=self.progress,
             steps=None if self.decided is None else self.decided.steps,
         )
-        return workshop.make_all(plans, found.importance)
+        made = workshop.make_all(plans, found.importance)
+        return made, dataclasses.replace(found, left_out={**found.left_out, **workshop.left_out})
 
     def _judge(self, made: list[Made], found: Survey, timer: Timer, batches: Batches) -> Report:
         subject, options = self.subject, self.options
@@ -177,8 +198,9 @@ class _Conversion:
             for variant in made:
                 timer.add_variant(variant.planned.id, variant.gm)
             focus = focused([variant.planned for variant in made], options)
-            if focus is not None:
-                timer.add_compiled(focus.id, next(v.gm for v in made if v.planned is focus))
+            for variant in made:
+                if variant.planned in focus:
+                    timer.add_compiled(variant.planned.id, variant.gm)
             latency = timer.measure()
             fastest = min(value.p50_ms for value in latency[ORIGINAL].values())
             speedups = {
@@ -216,7 +238,7 @@ class _Conversion:
             timings=self.timings,
             seed=options.seed,
         )
-        report = report.model_copy(update={"artifacts_left_out": left_out})
+        report = report.model_copy(update={"artifacts_left_out": left_out, "variants_left_out": found.left_out})
         plan = plan_bytes(made, found, chosen=chosen, packed=packed, identity=identity_of(subject, options))
         write_report(self.out, report, plan)
         return report
@@ -232,10 +254,10 @@ class _Conversion:
 
     def _dry_report(self, plans: list[Planned], found: Survey, timer: Timer) -> Report:
         test = self._judge_of("test")
-        focus = focused(plans, self.options) or plans[len(plans) // 2]
+        focus = (focused(plans, self.options) or plans[len(plans) // 2 :])[0]
         for planned in plans:
             self.progress.note(f"{planned.id}: {planned.expected:.2f} times as fast, before healing")
-        return record.assemble(
+        report = record.assemble(
             self.subject,
             device=device_profile(threads=self.threads),
             original=record.original_record(self.subject, test.original, timer.measure(rounds=QUICK_ROUNDS)[ORIGINAL]),
@@ -247,6 +269,7 @@ class _Conversion:
             timings=self.timings,
             seed=self.options.seed,
         )
+        return report.model_copy(update={"variants_left_out": found.left_out})
 
     def _wish(self) -> tuple[float | None, float | None]:
         options = self.options

@@ -39,6 +39,8 @@ class Decided:
 def identity_of(subject: Subject, options: ConvertOptions) -> str:
     """What a plan belongs to: the model, the data, and the options that its sites' fits and costs derive from."""
     parts = f"{subject.fingerprint}|{options.seed}|{options.keep}|{options.heal_crop}"
+    if options.allow:
+        parts += f"|{options.allow}"
     return hashlib.sha256(parts.encode()).hexdigest()
 
 
@@ -60,7 +62,7 @@ def read_plan(path: Path, *, identity: str) -> Decided:
 
     Raises:
         UsageError: ``plan_missing``, ``plan_invalid``, or ``plan_mismatch`` when it was made for another model, other
-            data or another seed.
+            data, another seed or another --allow.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -81,7 +83,7 @@ def read_plan(path: Path, *, identity: str) -> Decided:
     if made_for != identity:
         raise UsageError(
             "plan_mismatch",
-            f"The plan '{path}' was made for another model, other data or another seed.",
+            f"The plan '{path}' was made for another model, other data, another seed or other kinds of variants.",
             hint="Give the same ones, or leave --plan away.",
         )
     if not steps or decided.chosen not in steps or min(steps.values()) < 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -52,25 +52,31 @@ QUICK_ROUNDS = 7
 
 @dataclass(frozen=True)
 class Planned:
-    """One variant to come: ``target`` is the speed-up it aims at, ``expected`` what its stand-in measured."""
+    """One variant to come: ``target`` is the speed-up it aims at, ``expected`` what its stand-in measured.
+
+    ``prune`` is the share of channels that go from every group that allows it; rows in ``plan`` are counted before.
+    """
 
     id: str
     plan: Plan
     target: float
     expected: float
+    prune: float = 0.0
 
 
 @dataclass(frozen=True)
 class Survey:
     """Measured cost and damage of every site's candidates, and the importance of each site's outputs.
 
-    ``kept`` says of each site that the gate keeps why; it has no damage, as no plan converts it.
+    ``kept`` says of each site that the gate keeps why; it has no damage, as no plan converts it. ``left_out`` says why
+    of each pruned variant that was allowed and cannot be had.
     """
 
     costs: dict[str, Costs]
     kept: dict[str, str]
     damage: dict[str, Damage]
     importance: dict[str, Tensor]
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def survey(
@@ -256,6 +262,7 @@ def survey_record(found: Survey) -> dict[str, Any]:
         "costs": {name: _pairs(costs) for name, costs in found.costs.items()},
         "kept": found.kept,
         "damage": {name: _pairs(damage) for name, damage in found.damage.items()},
+        "left_out": found.left_out,
     }
 
 
@@ -263,7 +270,8 @@ def read_survey(record: Mapping[str, Any]) -> Survey:
     """What ``survey_record`` gave."""
     costs: dict[str, Costs] = {name: dict(map(tuple, pairs)) for name, pairs in record["costs"].items()}
     damage: dict[str, Damage] = {name: dict(map(tuple, pairs)) for name, pairs in record["damage"].items()}
-    return Survey(costs=costs, kept=dict(record["kept"]), damage=damage, importance={})
+    left_out = dict(record.get("left_out", {}))
+    return Survey(costs=costs, kept=dict(record["kept"]), damage=damage, importance={}, left_out=left_out)
 
 
 def _pairs(table: Mapping[Any, float]) -> list[list[Any]]:

@@ -17,9 +17,11 @@ from aslconvert.converter.ir.site import ConvSite
 from aslconvert.converter.passes.replace_sites import SITE
 from aslconvert.converter.pipeline.judge import Score
 from aslconvert.converter.pipeline.planning import Survey
+from aslconvert.converter.pipeline.pruned import Cut
 from aslconvert.converter.pipeline.subject import Subject
 from aslconvert.converter.pipeline.timing import latency_values
 from aslconvert.converter.pipeline.variants import Made
+from aslconvert.converter.prune.channels import REASONS
 from aslconvert.converter.report.schema import (
     Choice,
     DataInfo,
@@ -27,6 +29,8 @@ from aslconvert.converter.report.schema import (
     MetricValue,
     ModelInfo,
     Original,
+    PrunedGroup,
+    Pruning,
     Report,
     SiteRecord,
     Variant,
@@ -52,10 +56,11 @@ def variant_record(
 ) -> Variant:
     """A healed and measured variant; ``fastest_ms`` is the original's median in its fastest runtime."""
     counts = count(made.gm, subject.example)
+    left = _rows(made.gm)
     return Variant(
         id=made.planned.id,
         plan={
-            name: Choice(action="keep" if rows is None else "asl", rows=rows)
+            name: Choice(action="keep" if rows is None else "asl", rows=None if rows is None else left.get(name, rows))
             for name, rows in made.planned.plan.items()
         },
         metric=score.metric,
@@ -69,7 +74,38 @@ def variant_record(
         dominated=dominated,
         note=f"healed {made.healing_seconds:.0f} s, {made.healing_steps} steps, "
         f"distillation loss {made.first_loss:.4g} to {made.last_loss:.4g}",
+        pruning=None if made.cut is None else _pruning(made.cut),
     )
+
+
+def _pruning(cut: Cut) -> Pruning:
+    report = cut.report
+    return Pruning(
+        share=report.ratio,
+        importance=report.importance,
+        groups=tuple(
+            PrunedGroup(
+                layer=group.layer,
+                channels_before=group.channels,
+                channels_after=group.channels - group.pruned,
+                reason=group.reason,
+                message=" ".join(filter(None, (REASONS.get(group.reason, ""), group.detail))),
+            )
+            for group in report.groups
+        ),
+        params_before=report.params_before,
+        params_after=report.params_after,
+        macs_before=report.macs_before,
+        macs_after=report.macs_after,
+        refitted=cut.refitted,
+        loss=cut.loss,
+        loss_refitted=cut.loss_refitted,
+    )
+
+
+def _rows(gm: fx.GraphModule) -> dict[str, int]:
+    """Rows by site, as they are in the graph."""
+    return {node.meta[SITE]: len(attribute(gm, node.args[1].target)) for node in gm.graph.nodes if SITE in node.meta}
 
 
 def site_records(subject: Subject, plan: Plan, made: Made | None, found: Survey) -> tuple[SiteRecord, ...]:
@@ -95,8 +131,11 @@ def _kind(site: ConvSite) -> str:
 def _site(site: ConvSite, rows: int | None, made: Made | None, found: Survey) -> SiteRecord:
     kind, costs = _kind(site), found.costs[site.name]
     before = costs[None]
+    pruned = made is not None and made.cut is not None
     if rows is None:
         gated = found.kept.get(site.name)
+        # What a convolution of fewer channels takes was not measured by itself.
+        after = None if pruned else before
         return SiteRecord(
             name=site.name,
             kind=kind,
@@ -104,7 +143,7 @@ def _site(site: ConvSite, rows: int | None, made: Made | None, found: Survey) ->
             reason=DOES_NOT_PAY if gated is None else NO_GAIN,
             message="The plan gains more elsewhere." if gated is None else gated,
             latency_before_ms=before,
-            latency_after_ms=before,
+            latency_after_ms=after,
         )
     fit = made.fits.get(site.name) if made is not None else None
     exact = rows >= site.exact_rows
@@ -114,11 +153,11 @@ def _site(site: ConvSite, rows: int | None, made: Made | None, found: Survey) ->
         action="asl",
         reason=EXACT if exact else FITTED,
         message="All taps as rows: the convolution itself, on the fused kernel." if exact else "",
-        rows=rows,
+        rows=rows if made is None else _rows(made.gm).get(site.name, rows),
         shifts=() if fit is None or made is None else _shifts(made.gm, site),
         fit_error=None if fit is None else fit.error,
         latency_before_ms=before,
-        latency_after_ms=costs.get(rows),
+        latency_after_ms=None if pruned else costs.get(rows),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,16 @@ class State:
             parts["error"] = torch.tensor(fit.error)
             tensors |= {f"{site}|{part}": t.detach().clone() for part, t in parts.items() if t is not None}
         write_file(self.folder / f"{name}.safetensors", save(tensors))
+
+    def read_tensors(self, name: str) -> dict[str, Tensor] | None:
+        """The tensors stored under ``name``, or None."""
+        path = self.folder / f"{name}.safetensors"
+        return load_file(path) if path.is_file() else None
+
+    def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Store tensors by name."""
+        data = save({key: value.detach().contiguous().clone() for key, value in tensors.items()})
+        write_file(self.folder / f"{name}.safetensors", data)
 
     def remove(self) -> None:
         """Nothing is left to resume; an output folder that was made for the state alone goes too."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -85,17 +86,25 @@ class Timer:
             table.setdefault(name, {})[runtime] = latency
         return table
 
-    def speedup_of(self, gm: fx.GraphModule, runtime: str, *, rounds: int) -> float:
-        """Quick figure: the original in ``runtime`` over ``gm`` in its faster form, interleaved."""
-        timed = self._measure(
-            {
-                "original": self._runners[ORIGINAL, runtime],
-                "torch": torch_runner(fast_form(gm), self._example),
-                "torch_channels_last": torch_runner(packed_form(gm), self._example),
-            },
-            rounds=rounds,
-        )
-        return timed["original"].p50_ms / min(timed["torch"].p50_ms, timed["torch_channels_last"].p50_ms)
+    def speedup_of(self, gm: fx.GraphModule, runtime: str, *, rounds: int, lowered: bool = False) -> float:
+        """Quick figure: the original in ``runtime`` over ``gm`` in its faster form, interleaved.
+
+        ``lowered``: the forms include the lowered one in ``runtime`` itself, which a graph with dense convolutions may
+        need to be at its best.
+        """
+        runners = {
+            "original": self._runners[ORIGINAL, runtime],
+            "torch": torch_runner(fast_form(gm), self._example),
+            "torch_channels_last": torch_runner(packed_form(gm), self._example),
+        }
+        runner = {"onnxruntime": onnx_runner, "openvino": openvino_runner}.get(runtime)
+        if lowered and runner is not None:
+            path = Path(self._folder.name) / "trial.onnx"
+            with contextlib.suppress(AslconvertError), torch_threads(self._threads):
+                path.write_bytes(onnx_bytes(reexport(lower(gm), self._example)))
+                runners["lowered"] = runner(path, self._example, threads=self._threads)
+        timed = self._measure(runners, rounds=rounds)
+        return timed["original"].p50_ms / min(value.p50_ms for name, value in timed.items() if name != "original")
 
     @staticmethod
     def packed_wins(timed: Mapping[str, Latency]) -> bool:

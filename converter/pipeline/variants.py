@@ -9,25 +9,28 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx
 
+from aslconvert.converter.errors import InternalError, ModelRefused
 from aslconvert.converter.fit.layerwise import SiteFit, fit_layerwise
 from aslconvert.converter.heal.distil import heal
 from aslconvert.converter.heal.pool import Pool
 from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.passes.replace_sites import replace_sites
 from aslconvert.converter.pipeline.planning import Planned
+from aslconvert.converter.pipeline.pruned import Cut, cut
 from aslconvert.converter.pipeline.state import State
 from aslconvert.converter.pipeline.subject import Subject
 from aslconvert.converter.progress import Progress
+from aslconvert.converter.search.plan import Plan
 
 FOCUS_SHARE = 0.7
-"""Of the healing time, for the variant that answers the user's wish; the others share the rest."""
+"""Of the healing time, for the variants that answer the user's wish; the others share the rest."""
 
 LEAST_HEALING = 1.0
 
 
 @dataclass
 class Made:
-    """A variant: its healed graph, the fit it started from, and how long it was healed."""
+    """A variant: its healed graph, the fit it started from, how long it was healed, and what was pruned in between."""
 
     planned: Planned
     gm: fx.GraphModule
@@ -36,6 +39,7 @@ class Made:
     healing_steps: int
     first_loss: float
     last_loss: float
+    cut: Cut | None = None
 
 
 class Workshop:
@@ -62,27 +66,35 @@ class Workshop:
         self._progress = progress
         # By variant: what a plan file says, else what is asked for, else the clock decides.
         self._steps = steps or {}
+        self._fits: list[tuple[Plan, dict[str, SiteFit]]] = []
+        self.left_out: dict[str, str] = {}
 
     def make_all(self, plans: Sequence[Planned], importance: Mapping[str, Tensor]) -> list[Made]:
-        """All variants in ascending order of speed-up."""
+        """All variants in ascending order of speed-up, but for those that could not be pruned (``left_out``)."""
         focus = focused(plans, self._options)
-        order = sorted(plans, key=lambda planned: planned is not focus)
-        weights = shares(order, focus)
+        order = sorted(plans, key=lambda planned: planned not in focus)
         # All are fitted before the first is healed: only then is it known how much time there is to share.
         fits = [self._fit(planned, importance) for planned in order]
+        cuts = {planned.id: self._cut(planned, fit) for planned, fit in zip(order, fits, strict=True) if planned.prune}
+        ready = [pair for pair in zip(order, fits, strict=True) if pair[0].id not in self.left_out]
+        weights = shares([planned for planned, _ in ready], focus)
         made = []
-        for index, planned in enumerate(order):
+        for index, (planned, fit) in enumerate(ready):
             left = max(self._deadline - time.monotonic(), 0.0)
             share = weights[index] / sum(weights[index:])
-            made.append(self._heal(planned, fits[index], max(left * share, LEAST_HEALING)))
+            made.append(self._heal(planned, fit, cuts.get(planned.id), max(left * share, LEAST_HEALING)))
         return sorted(made, key=lambda variant: variant.planned.target)
 
     def _fit(self, planned: Planned, importance: Mapping[str, Tensor]) -> dict[str, SiteFit]:
-        stored = self._state.read_fits(planned.id)
+        rows = {name: count for name, count in planned.plan.items() if count is not None}
+        known = next((fits for plan, fits in self._fits if plan == planned.plan), None)
+        stored = self._state.read_fits(planned.id) if known is None else known
+        if stored is None and not rows:
+            stored = {}
         if stored is not None:
+            self._fits.append((planned.plan, stored))
             return stored
         self._progress.stage(f"fit {planned.id}")
-        rows = {name: count for name, count in planned.plan.items() if count is not None}
         fits = fit_layerwise(
             self._subject.gm,
             self._subject.sites,
@@ -92,10 +104,36 @@ class Workshop:
             on_site=lambda _, done, total: self._progress.update(done, total, "sites"),
         )
         self._state.write_fits(planned.id, fits)
+        self._fits.append((planned.plan, fits))
         return fits
 
-    def _heal(self, planned: Planned, fits: dict[str, SiteFit], seconds: float) -> Made:
+    def _cut(self, planned: Planned, fits: dict[str, SiteFit]) -> Cut | None:
+        self._progress.stage(f"prune {planned.id}")
         gm = replace_sites(self._subject.gm, {name: fit.block for name, fit in fits.items()})
+        name = f"{planned.id}.cut"
+        stored = self._state.read_tensors(name)
+        try:
+            pruned = cut(
+                gm,
+                self._subject,
+                self._batches,
+                self._pool,
+                share=planned.prune,
+                seed=self._options.seed,
+                refitted=None if stored is None else (stored, *self._state.read(name)),
+            )
+        except (ModelRefused, InternalError) as error:
+            self.left_out[planned.id] = error.message
+            self._progress.note(f"{planned.id} is left out: {error.message}")
+            return None
+        if stored is None:
+            self._state.write(name, [pruned.refitted, pruned.loss, pruned.loss_refitted])
+            self._state.write_tensors(name, pruned.gm.state_dict())
+        return pruned
+
+    def _heal(self, planned: Planned, fits: dict[str, SiteFit], pruned: Cut | None, seconds: float) -> Made:
+        blocks = {name: fit.block for name, fit in fits.items()}
+        gm = replace_sites(self._subject.gm, blocks) if pruned is None else pruned.gm
         key = f"{planned.id}.seconds"
         planned_seconds = self._state.read(key)
         if planned_seconds is None:
@@ -123,20 +161,22 @@ class Workshop:
             healing_steps=healing.steps,
             first_loss=healing.first_loss,
             last_loss=healing.last_loss,
+            cut=pruned,
         )
 
 
-def focused(plans: Sequence[Planned], options: ConvertOptions) -> Planned | None:
-    """The plan that aims just at the asked speed-up, if a speed-up was asked for."""
+def focused(plans: Sequence[Planned], options: ConvertOptions) -> list[Planned]:
+    """The plan that aims just at the asked speed-up, if one was asked for, and its pruned rivals."""
     if options.min_speedup is None:
-        return None
-    enough = [planned for planned in plans if planned.target >= options.min_speedup]
-    return min(enough, key=lambda planned: planned.target) if enough else None
+        return []
+    enough = [planned.target for planned in plans if planned.target >= options.min_speedup]
+    return [planned for planned in plans if planned.target == min(enough)] if enough else []
 
 
-def shares(order: Sequence[Planned], focus: Planned | None) -> list[float]:
-    """Weight of each plan in the healing time, in the given order."""
-    if focus is None or len(order) < 2:
+def shares(order: Sequence[Planned], focus: Sequence[Planned]) -> list[float]:
+    """Weight of each plan in the healing time, in the given order; those in ``focus`` get alike."""
+    wanted = sum(planned in focus for planned in order)
+    if not 0 < wanted < len(order):
         return [1.0] * len(order)
-    rest = (1 - FOCUS_SHARE) / (len(order) - 1)
-    return [FOCUS_SHARE if planned is focus else rest for planned in order]
+    rest = (1 - FOCUS_SHARE) / (len(order) - wanted)
+    return [FOCUS_SHARE / wanted if planned in focus else rest for planned in order]

@@ -106,7 +106,7 @@ def _variant_row(report: Report, variant: Variant) -> dict[str, str]:
     return {
         "id": variant.id,
         "kind": "chosen" if variant.id == report.chosen else "dominated" if variant.dominated else "",
-        "note": ", ".join(filter(None, (variant.note, "dominated" if variant.dominated else ""))),
+        "note": ", ".join(filter(None, (variant.note, _cut(variant), "dominated" if variant.dominated else ""))),
         **_metric_cells(variant.metric),
         "loss": _NONE if variant.loss is None else f"{variant.loss.value:.3g}",
         "loss_ci": "" if variant.loss is None else _interval(variant.loss.ci),
@@ -119,6 +119,10 @@ def _variant_row(report: Report, variant: Variant) -> dict[str, str]:
         "macs": _count(variant.macs),
         "sites": f"{shifted} of {len(variant.plan)}",
     }
+
+
+def _cut(variant: Variant) -> str:
+    return "" if variant.pruning is None else variant.pruning.summary
 
 
 def _latency_rows(report: Report) -> list[dict[str, str]]:

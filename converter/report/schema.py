@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -129,8 +130,52 @@ class Choice(_Record):
     rows: Count | None = None
 
 
+class PrunedGroup(_Record):
+    """Channels that can only go together: where they are made, how many there were and how many are left.
+
+    ``reason`` is a stable code of docs/pruning.md where none went, with words in ``message``.
+    """
+
+    layer: str
+    channels_before: Count
+    channels_after: Count
+    reason: str = ""
+    message: str = ""
+
+
+class Pruning(_Record):
+    """What was pruned between the fit and healing. Sizes are of the variant before and after the cut.
+
+    ``loss`` is the distillation loss after the cut; ``refitted`` counts the layers that were then fitted again by least
+    squares, none where ``loss_refitted`` was no better.
+    """
+
+    share: float = Field(gt=0, lt=1, description="of the channels of every group that allows it")
+    importance: str
+    groups: tuple[PrunedGroup, ...]
+    params_before: Count
+    params_after: Count
+    macs_before: Count
+    macs_after: Count
+    refitted: Count
+    loss: float
+    loss_refitted: float
+
+    @property
+    def summary(self) -> str:
+        """One sentence: how many channels went from how many groups, what stayed and why, what it is worth."""
+        cut = [group for group in self.groups if not group.reason]
+        before, after = (sum(getattr(group, f"channels_{when}") for group in cut) for when in ("before", "after"))
+        reasons = Counter(group.reason for group in self.groups if group.reason)
+        kept = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+        return (
+            f"{before - after} of {before} channels pruned in {len(cut)} of {len(self.groups)} groups"
+            f"{f' (kept: {kept})' if kept else ''}, {self.params_before:,} to {self.params_after:,} parameters"
+        )
+
+
 class Variant(_Record):
-    """A model built from a plan, healed and measured.
+    """A model built from a plan, healed and measured. Rows in ``plan`` are those that are left after pruning.
 
     ``speedup`` is, for each runtime, the original's median in ITS fastest runtime over this variant's median.
     """
@@ -147,6 +192,7 @@ class Variant(_Record):
     bytes: Count
     dominated: bool
     note: str = ""
+    pruning: Pruning | None = None
 
     @property
     def fastest_runtime(self) -> Runtime:
@@ -197,6 +243,9 @@ class Report(_Record):
     variants: tuple[Variant, ...]
     chosen: str | None
     artifacts: tuple[Artifact, ...]
+    variants_left_out: dict[str, str] = Field(
+        default={}, description="reason by variant, of those allowed that could not be made"
+    )
     artifacts_left_out: dict[str, str] = Field(default={}, description="reason by kind, of those asked for")
     runtimes_unavailable: dict[Runtime, str] = Field(default={}, description="reason by runtime")
     timings: dict[str, float] = Field(description="seconds by stage")

@@ -56,12 +56,13 @@ def test_fits_and_plans_come_back_as_they_were(tmp_path: Path) -> None:
     assert state.read_fits("x2") is None
 
     assert load_plans(state) is None
-    plans = [Planned(id="x2.00", plan={"a": 16, "b": None}, target=2.0, expected=2.1)]
+    plans = [Planned(id="x2.00", plan={"a": 16, "b": None}, target=2.0, expected=2.1, prune=0.25)]
     found = Survey(
         costs={"a": {None: 2.0, 16: 1.0}, "b": {None: 1.0, 16: 2.0}},
         kept={"b": "Slower."},
         damage={"a": {16: 0.5}},
         importance={},
+        left_out={"x3.00-pruned": "Nothing can go."},
     )
     store_plans(state, plans, found)
     assert load_plans(state) == (plans, found)
@@ -80,11 +81,17 @@ def test_targets_ascend_within_reach_and_hold_the_wish(most: float, wish: dict[s
 def test_the_variant_that_was_asked_for_gets_most_of_the_time() -> None:
     plans = [Planned(id=f"x{t}", plan={}, target=t, expected=t) for t in (1.5, 2.0, 3.0)]
     focus = focused(plans, ConvertOptions(min_speedup=1.9))
-    assert focus is plans[1]
+    assert focus == [plans[1]]
     rest = (1 - FOCUS_SHARE) / 2
     assert shares(plans, focus) == pytest.approx([rest, FOCUS_SHARE, rest])
     assert FOCUS_SHARE > 0.5
-    assert focused(plans, ConvertOptions(min_speedup=5.0)) is None
-    assert focused(plans, ConvertOptions(max_drop=0.1)) is None
-    assert shares(plans, None) == [1.0, 1.0, 1.0]
-    assert shares(plans[:1], plans[0]) == [1.0]
+    assert focused(plans, ConvertOptions(min_speedup=5.0)) == []
+    assert focused(plans, ConvertOptions(max_drop=0.1)) == []
+    assert shares(plans, []) == [1.0, 1.0, 1.0]
+    assert shares(plans[:1], plans[:1]) == [1.0]
+    # Rivals at the asked speed-up are healed alike.
+    rivals = [*plans, Planned(id="x2.00-pruned", plan={}, target=2.0, expected=2.0, prune=0.25)]
+    assert [p.id for p in focused(rivals, ConvertOptions(min_speedup=1.9))] == ["x2.0", "x2.00-pruned"]
+    assert shares(rivals, focused(rivals, ConvertOptions(min_speedup=1.9))) == pytest.approx(
+        [rest, FOCUS_SHARE / 2, rest, FOCUS_SHARE / 2]
+    )
