@@ -128,7 +128,9 @@ def _placeholders(program: ExportedProgram) -> list[tuple[str, Any]]:
 
 def _symbolic(value: Tensor) -> dict[int, torch.SymInt]:
     sizes: tuple[Any, ...] = tuple(value.shape)
-    return {axis: size for axis, size in enumerate(sizes) if isinstance(size, torch.SymInt)}
+    return {
+        axis: size for axis, size in enumerate(sizes) if isinstance(size, torch.SymInt) and not size.node.expr.is_number
+    }
 
 
 def _dim(size: torch.SymInt, program: ExportedProgram, dims: dict[sympy.Symbol, Any], named: bool) -> Any:

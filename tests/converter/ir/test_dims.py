@@ -8,6 +8,7 @@ from torch.export import Dim, ExportedProgram
 from aslconvert.converter.export.reexport import Reexport, reexport_like
 from aslconvert.converter.ir.dims import dynamic_axes, dynamic_shapes
 from aslconvert.converter.ir.graph import graph_module
+from aslconvert.converter.ir.load import export_model
 
 Exported = Callable[[str], tuple[nn.Module, ExportedProgram]]
 
@@ -83,3 +84,20 @@ def test_a_range_with_an_open_end_survives_where_torch_refuses_named_sizes(monke
         bounds = again(graph_module(program)).range_constraints.values()
         assert len(tried) == attempts
         assert sorted(str(bound) for bound in bounds) == ["VR[2, int_oo]", "VR[40, int_oo]", "VR[62, 999]"]
+
+
+class HeightAsNumber(nn.Module):
+    """Reads the height as a plain number, which fixes it; the width stays free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) * int(x.shape[2])
+
+
+def test_a_size_that_the_network_reads_as_a_number_is_fixed() -> None:
+    program = export_model(HeightAsNumber().eval(), (torch.randn(2, 3, 16, 16),))
+    assert dynamic_axes(program) == {"x": (0, 3)}
+    assert program.module()(torch.randn(3, 3, 16, 20)).shape == (3, 4, 14, 18)
