@@ -64,6 +64,15 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
     assert not out.exists()
 
 
+def test_an_unknown_kind_of_variant_is_refused(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = ["convert", f"{folder / 'convert_net.py'}:dense", "--data", str(folder / "data.npz")]
+    assert main([*arguments, "--out", str(tmp_path / "out"), "--allow", "prune,magic", "--json"]) == 2
+    error = json.loads(capfd.readouterr().out)["error"]
+    assert error["code"] == "bad_allow"
+    assert "magic" in error["message"]
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_interrupted_run_says_how_to_go_on(folder: Path, tmp_path: Path) -> None:
     model, data, out = f"{folder / 'convert_net.py'}:dense", str(folder / "data.npz"), tmp_path / "out"
     command = [sys.executable, "-m", "aslconvert.cli.main", "convert", model, "--data", data, "--out", str(out)]

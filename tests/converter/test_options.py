@@ -11,6 +11,7 @@ from aslconvert.converter.options import (
     DEFAULT_ARTIFACTS,
     ConvertOptions,
     Crop,
+    parse_allow,
     parse_artifacts,
     parse_channels,
     parse_crop,
@@ -96,6 +97,17 @@ def test_values_out_of_range(wrong: dict[str, object]) -> None:
 def test_targets_exclude_each_other() -> None:
     with pytest.raises(UsageError, match="exclude each other"):
         ConvertOptions(max_drop=1.0, min_speedup=2.0)
+
+
+def test_what_is_allowed_is_read_and_unknown_names_are_told() -> None:
+    assert parse_allow("prune") == parse_allow(" Prune,prune ,") == ("prune",)
+    for text in ("", ",", "pruning", "prune,magic"):
+        with pytest.raises(UsageError) as caught:
+            parse_allow(text)
+        assert caught.value.code == "bad_allow"
+        assert "prune" in caught.value.hint
+    with pytest.raises(UsageError, match="allow"):
+        ConvertOptions(allow=("magic",))
 
 
 def test_kinds_of_artifact_are_read_and_completed() -> None:
