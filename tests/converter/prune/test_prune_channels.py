@@ -18,6 +18,7 @@ from aslconvert.converter.passes.replace_sites import replace_sites
 from aslconvert.converter.passes.verify import verify
 from aslconvert.converter.prune.channels import REASONS, prune_channels
 from aslconvert.converter.prune.gate import relative
+from aslconvert.converter.prune.refit import refit
 from aslconvert.converter.prune.rehydrate import Rehydrated, set_shapes
 from aslconvert.converter.search.candidates import stand_in
 
@@ -277,6 +278,79 @@ def test_groups_of_a_norm_are_those_that_it_had() -> None:
         prune_channels(graph(model, x), (x,), ratio=0.2)
     assert caught.value.code == "nothing_to_prune"
     assert REASONS["not_separable"] in caught.value.message
+
+
+def chain() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        *(nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 16, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(16, 8, 1), nn.ReLU(), nn.Conv2d(8, 3, 3, padding=1)),
+    )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_channels_that_outputs_miss_least_go_first(form: str) -> None:
+    """Large weights that cancel in the next layer: magnitude keeps them, the outputs would not miss them."""
+    model = chain()
+    with torch.no_grad():
+        model[0].weight[[2, 5, 11]] *= 30.0
+        model[2].weight[:, [2, 5, 11]] = 0.0
+    x = torch.randn(4, 3, 12, 12)
+    gm = graph(model, x)
+    if form == "converted":
+        gm = replace_sites(gm, {site.name: exact_block(gm, site) for site in find_sites(gm)[0]})
+    batches = [(torch.randn(4, 3, 12, 12),), (torch.randn(4, 3, 12, 12),)]
+    pruned, report = prune_channels(gm, (x,), ratio=0.25, importance="output", batches=batches)
+    assert report.outputs["0"] == tuple(channel for channel in range(12) if channel not in (2, 5, 11))
+    assert {name: len(left) for name, left in report.outputs.items()} == {"0": 9, "2": 12, "4": 6}
+    by_magnitude, other = prune_channels(gm, (x,), ratio=0.25)
+    assert {2, 5, 11} <= set(other.outputs["0"])
+    fresh = torch.randn(8, 3, 12, 12)
+    assert relative(model(fresh), pruned(fresh)) < relative(model(fresh), by_magnitude(fresh))
+
+
+def test_importance_for_the_outputs_wants_data(made: Made) -> None:
+    _, x, gm = made("mobilenet")
+    with pytest.raises(UsageError) as caught:
+        prune_channels(gm, (x,), importance="output")
+    assert caught.value.code == "no_batches"
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ["resnet18", "detector"])
+def test_the_outputs_score_reaches_joined_and_added_channels(name: str, form: str, made: Made) -> None:
+    _, x, gm = made(name, form)
+    batches = [(x,), (x.flip(0),)]
+    pruned, report = prune_channels(gm, (x,), importance="output", batches=batches)
+    assert report.params_after < 0.75 * report.params_before
+    again, _ = prune_channels(gm, (x,), importance="output", batches=batches)
+    first, second = pruned.state_dict(), again.state_dict()
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_refit_brings_back_what_other_channels_know(form: str) -> None:
+    """Channels that repeat others: without them nothing is lost, once the weights that read them are fitted again."""
+    model = chain()
+    with torch.no_grad():
+        for twin, of in ((1, 0), (4, 3), (7, 6)):
+            model[0].weight[twin], model[0].bias[twin] = 2 * model[0].weight[of], 2 * model[0].bias[of]
+    gm = graph(model, torch.zeros(2, 3, 16, 16), form)
+    batches = [(torch.randn(8, 3, 16, 16),) for _ in range(3)]
+    pruned, report = prune_channels(gm, (batches[0][0],), ratio=0.25)
+    again, moved = refit(pruned, gm, batches, report.outputs)
+    fresh = torch.randn(8, 3, 16, 16)
+    before, after = (relative(gm(fresh), net(fresh)) for net in (pruned, again))
+    assert moved >= 3
+    assert after < 0.7 * before
+    assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in pruned.state_dict().items()}
+
+
+def test_a_refit_of_a_whole_network_moves_nothing() -> None:
+    gm = graph(chain(), torch.zeros(2, 3, 16, 16))
+    batches = [(torch.randn(4, 3, 16, 16),)]
+    again, _ = refit(gm, gm, batches, {})
+    assert relative(gm(batches[0][0]), again(batches[0][0])) < 1e-5
 
 
 def test_nothing_is_like_a_number_that_is_none() -> None:
