@@ -65,7 +65,7 @@ def test_a_dry_run_plans_and_writes_nothing(quick: None, workshop: Path, tmp_pat
         str(workshop / "net.pt2"),
         data=str(workshop / "data.npz"),
         out=out,
-        options=ConvertOptions(min_speedup=1.5, dry_run=True, threads=1),
+        options=ConvertOptions(min_speedup=1.5, dry_run=True, threads=1, allow=("prune",)),
         progress=listener,
     )
     assert not out.exists()
@@ -74,6 +74,10 @@ def test_a_dry_run_plans_and_writes_nothing(quick: None, workshop: Path, tmp_pat
     assert report.chosen is None
     assert {site.action for site in report.sites} <= {"asl", "keep"}
     assert any("times as fast" in note for note in listener.notes)
+    # Pruned variants are planned too; the one that cannot be had is named in the report.
+    planned = [note for note in listener.notes if "-pruned" in note and "before healing" in note]
+    assert "pruned plans" in listener.stages
+    assert planned or report.variants_left_out
 
 
 def test_a_fixed_batch_wants_splits_that_fill_it(quick: None, tmp_path: Path) -> None:
