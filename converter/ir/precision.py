@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from aslconvert.converter.ir.graph import attribute, copy_graph
+from aslconvert.converter.ir.graph import aten, attribute, copy_graph
 
 ROUNDINGS = 2
 """Two forms of one network may differ by what each of them rounds off."""
@@ -50,7 +50,11 @@ def as_double(gm: fx.GraphModule) -> fx.GraphModule:
 
 
 def _to_double(gm: fx.GraphModule) -> None:
-    for node in gm.graph.nodes:
+    for node in list(gm.graph.nodes):
+        if node.target is aten._assert_tensor_metadata.default:
+            # It states the types of the original; a quotient of integers has float32 in the copy too.
+            gm.graph.erase_node(node)
+            continue
         node.args, node.kwargs = pytree.tree_map(
             lambda value: torch.float64 if value is torch.float32 else value, (node.args, node.kwargs)
         )

@@ -88,3 +88,19 @@ def test_in_double_everything_is_and_other_types_are_left_alone(
     with torch.no_grad():
         torch.testing.assert_close(given[0].float(), gm(x), atol=1e-4, rtol=1e-4)
     assert run_in_double(gm.bfloat16(), (x.bfloat16(),), {}) is None
+
+
+class Decoding(nn.Module):
+    """Positions of maxima as numbers: quotients of integers, whose type torch states in the graph."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        best, index = x.flatten(1).topk(2)
+        return best + (index / x.shape[-1]).float()
+
+
+def test_statements_on_types_do_not_stop_the_copy() -> None:
+    x = torch.randn(2, 5, 7)
+    gm = graph_module(torch.export.export(Decoding(), (x,)))
+    assert any("_assert_tensor_metadata" in str(node.target) for node in gm.graph.nodes)
+    (given,) = run_in_double(gm, (x,), {}) or ()
+    torch.testing.assert_close(given.float(), gm(x))
