@@ -136,12 +136,15 @@ def _site(site: ConvSite, rows: int | None, made: Made | None, found: Survey) ->
         gated = found.kept.get(site.name)
         # What a convolution of fewer channels takes was not measured by itself.
         after = None if pruned else before
+        merely = made is not None and not any(made.planned.plan.values())
         return SiteRecord(
             name=site.name,
             kind=kind,
             action="keep",
             reason=DOES_NOT_PAY if gated is None else NO_GAIN,
-            message="The plan gains more elsewhere." if gated is None else gated,
+            message=("The original merely pruned." if merely else "The plan gains more elsewhere.")
+            if gated is None
+            else gated,
             latency_before_ms=before,
             latency_after_ms=after,
         )

@@ -52,10 +52,13 @@ def refit(
     set_shapes(teacher, tuple(batches[0]))
     student, whole = Rehydrated(result), Rehydrated(teacher)
     places = _Places(len(batches))
-    with torch.no_grad():
-        targets = _targets(whole, batches, places)
-        walk = _Walk(student, batches, targets, outputs, places, limit_bytes)
-        moved = walk.run()
+    targets = _Targets(limit_bytes // 4)
+    try:
+        with torch.no_grad():
+            targets.collect(whole, batches, places)
+            moved = _Walk(student, batches, targets, outputs, places, limit_bytes).run()
+    finally:
+        targets.close()
     return verify(student.put_back()), moved
 
 
@@ -72,26 +75,42 @@ class _Places:
         return torch.randperm(count, generator=generator)[: self._share].sort().values
 
 
-def _targets(whole: Rehydrated, batches: Sequence[tuple[Any, ...]], places: _Places) -> dict[str, list[Tensor]]:
-    """By layer, for each batch, [O, n] of its outputs."""
-    targets: dict[str, list[Tensor]] = {}
+class _Targets:
+    """By layer, for each batch, [O, n] of its outputs in the whole network; on disk beyond ``limit_bytes``."""
 
-    def note(name: str, layer: nn.Module, batch: int) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], y: Tensor) -> None:
+    def __init__(self, limit_bytes: int) -> None:
+        self._store = ActivationStore(limit_bytes=limit_bytes)
+        self.close = self._store.close
+
+    def collect(self, whole: Rehydrated, batches: Sequence[tuple[Any, ...]], places: _Places) -> None:
+        """Run the whole network over all batches."""
+        for number, batch in enumerate(batches):
+            handles = [
+                layer.register_forward_hook(self._hook(f"{number}:{name}", number, places))
+                for name, layer in _once(whole).items()
+            ]
+            try:
+                whole.module(*(x.clone() if isinstance(x, Tensor) else x for x in pytree.arg_tree_leaves(*batch)))
+            finally:
+                for handle in handles:
+                    handle.remove()
+
+    def take(self, name: str, batches: int) -> Tensor | None:
+        """[O, n] over all batches, once; None where the whole network has no such layer."""
+        keys = [f"{number}:{name}" for number in range(batches)]
+        if any(key not in self._store for key in keys):
+            return None
+        found = torch.cat([self._store.get(key) for key in keys], 1)
+        for key in keys:
+            self._store.drop(key)
+        return found
+
+    def _hook(self, key: str, batch: int, places: _Places) -> Any:
+        def hook(layer: nn.Module, _: tuple[Any, ...], y: Tensor) -> None:
             flat = y.movedim(channel_axis(layer), 0).flatten(1)
-            targets.setdefault(name, []).append(flat[:, places.of(flat.shape[1], batch)].clone())
+            self._store.put(key, flat[:, places.of(flat.shape[1], batch)].clone())
 
         return hook
-
-    once = _once(whole)
-    for number, batch in enumerate(batches):
-        handles = [layer.register_forward_hook(note(name, layer, number)) for name, layer in once.items()]
-        try:
-            whole.module(*(x.clone() if isinstance(x, Tensor) else x for x in pytree.arg_tree_leaves(*batch)))
-        finally:
-            for handle in handles:
-                handle.remove()
-    return targets
 
 
 def _once(rehydrated: Rehydrated) -> dict[str, nn.Module]:
@@ -119,7 +138,7 @@ class _Walk:
         self,
         student: Rehydrated,
         batches: Sequence[tuple[Any, ...]],
-        targets: Mapping[str, list[Tensor]],
+        targets: _Targets,
         outputs: Mapping[str, Sequence[int]],
         places: _Places,
         limit_bytes: int,
@@ -177,11 +196,11 @@ class _Walk:
     def _refit(self, node: fx.Node) -> int:
         layer = attribute(self._module, node.target)
         name = self._layers.get(layer)
-        wanted = self._targets.get(name) if name is not None else None
-        if name is None or wanted is None or layer.weight[0].numel() > WIDEST:
+        target = self._targets.take(name, len(self._batches)) if name is not None else None
+        if name is None or target is None or layer.weight[0].numel() > WIDEST:
             return 0
         kept = self._outputs.get(name)
-        target = torch.cat([y if kept is None else y[list(kept)] for y in wanted], 1)
+        target = target if kept is None else target[list(kept)]
         read = [self._read(layer, self._value(node.args[0], b), b) for b in range(len(self._batches))]
         if target.shape[0] != layer.weight.shape[0] or any(x is None for x in read):
             return 0
@@ -194,28 +213,27 @@ class _Walk:
         """[I, n], the inputs of the layer's weights at the positions that are read."""
         if isinstance(layer, nn.Linear):
             flat = x.movedim(-1, 0).flatten(1)
-        elif isinstance(layer, ShiftedConv):
-            rows = torch.ops.asl.active_shift(x, layer.shift, layer.source, layer.stride, layer.delta)
-            flat = rows.transpose(0, 1).flatten(1)
-        elif isinstance(layer, nn.Conv2d) and not isinstance(layer.padding, str):
-            # One image at a time: the taps of a whole batch may be many times its size.
-            parts = [
-                functional.unfold(image[None], layer.kernel_size, layer.dilation, layer.padding, layer.stride)[0]
-                for image in x
-            ]
-            count = sum(part.shape[1] for part in parts)
-            places = self._places.of(count, batch)
-            edges = torch.arange(len(parts) + 1) * parts[0].shape[1]
-            return torch.cat(
-                [
-                    part[:, places[(places >= low) & (places < high)] - low]
-                    for part, low, high in zip(parts, edges[:-1], edges[1:], strict=True)
-                ],
-                1,
-            )
-        else:
+            return flat[:, self._places.of(flat.shape[1], batch)]
+        if not isinstance(layer, (nn.Conv2d, ShiftedConv)) or isinstance(getattr(layer, "padding", 0), str):
             return None
-        return flat[:, self._places.of(flat.shape[1], batch)]
+        picked: list[Tensor] = []
+        places = torch.empty(0)
+        for number, image in enumerate(x):
+            # One image at a time: the taps of a whole batch may be many times its size.
+            part = _taps(layer, image[None])
+            if number == 0:
+                places = self._places.of(part.shape[1] * len(x), batch)
+            at = places - number * part.shape[1]
+            picked.append(part[:, at[(at >= 0) & (at < part.shape[1])]])
+        return torch.cat(picked, 1)
+
+
+def _taps(layer: nn.Conv2d | ShiftedConv, image: Tensor) -> Tensor:
+    """[I, positions] of one image."""
+    if isinstance(layer, ShiftedConv):
+        rows: Tensor = torch.ops.asl.active_shift(image, layer.shift, layer.source, layer.stride, layer.delta)
+        return rows[0].flatten(1)
+    return functional.unfold(image, layer.kernel_size, layer.dilation, layer.padding, layer.stride)[0]  # type: ignore[arg-type]
 
 
 def _solve(layer: Any, rows: Tensor, target: Tensor) -> bool:

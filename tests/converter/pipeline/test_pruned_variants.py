@@ -1,6 +1,7 @@
 """`--allow prune`: pruned variants are made, told, chosen, written and repeated like the others."""
 
 import dataclasses
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -173,6 +174,19 @@ def test_a_continued_run_takes_the_cut_from_where_it_was(
         assert one.cut is None or (one.cut.refitted, one.cut.loss) == (other.cut.refitted, other.cut.loss)
         values = other.gm.state_dict()
         assert all(torch.equal(value, values[key]) for key, value in one.gm.state_dict().items())
+
+
+def test_a_run_is_continued_only_with_the_same_kinds_of_variants(workshop: Path, tmp_path: Path) -> None:
+    module = importlib.import_module("aslconvert.converter.pipeline.convert")
+
+    def fingerprint(**changes: Any) -> str:
+        options = dataclasses.replace(OPTIONS, **changes)
+        where = {"data": str(workshop / "data.npz"), "out": tmp_path / "out", "progress": SilentProgress()}
+        found: str = module._Conversion(str(workshop / "net.pt2"), options=options, **where)._fingerprint()
+        return found
+
+    assert fingerprint() == fingerprint(resume=True, budget_seconds=5.0)
+    assert fingerprint() != fingerprint(allow=())
 
 
 class Stopwatch:
