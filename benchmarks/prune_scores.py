@@ -2,8 +2,8 @@
 
     python benchmarks/prune_scores.py [--shares 0.125 0.25] [--rows 1.5]
 
-Needs what `make demo` fetched and exported. Every site of 16 channels and more is converted with the same number of rows
-a channel; the loss is healing's own on 64 crops that nothing was fitted to, before any healing.
+Needs what `make demo` fetched and exported. Every site of 16 channels and more is converted with the same number of
+rows a channel; the loss is healing's own on 64 crops that nothing was fitted to, before any healing.
 """
 
 from __future__ import annotations
