@@ -205,7 +205,11 @@ class Stopwatch:
         return self.whole / self.params(gm)
 
 
-def test_pruned_rivals_aim_at_the_speed_of_the_plans(subject: Subject, plans: list[Planned]) -> None:
+def test_pruned_rivals_aim_at_the_speed_of_the_plans(
+    subject: Subject, plans: list[Planned], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The quick runs of this module try one only.
+    monkeypatch.setattr(pruned, "TRIALS", 3)
     watch: Any = Stopwatch(subject)
     base = dataclasses.replace(plans[0], id="x1.50", target=1.5, expected=6.0)
     fast = dataclasses.replace(plans[0], id="x7.00", target=7.0, expected=7.0)
