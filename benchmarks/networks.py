@@ -24,7 +24,6 @@ from aslconvert.converter.cost.runtimes import (
     compile_runner,
     onnx_runner,
     openvino_runner,
-    to_channels_last,
     torch_runner,
 )
 from aslconvert.converter.errors import AslconvertError
@@ -66,12 +65,11 @@ def runners(original: fx.GraphModule, gm: fx.GraphModule, x: Tensor, folder: Pat
         return path
 
     lowered, fast = lower(gm), fast_form(gm)
-    packed = (x.contiguous(memory_format=torch.channels_last),)
     return {
         "original torch": lambda: torch_runner(original, inputs),
         "original torch_channels_last": lambda: torch_runner(original, inputs, channels_last=True),
         "original compile": lambda: compile_runner(copy_graph(original), inputs),
-        "original compile, channels_last": lambda: compile_runner(to_channels_last(copy_graph(original)), packed),
+        "original compile, channels_last": lambda: compile_runner(copy_graph(original), inputs, channels_last=True),
         "original onnxruntime": lambda: onnx_runner(file("original", original), inputs, threads=threads),
         "original openvino": lambda: openvino_runner(file("original", original), inputs, threads=threads),
         "converted torch": lambda: torch_runner(fast, inputs),

@@ -20,6 +20,7 @@ from aslconvert.converter.cost.runtimes import (
     Runner,
     available_runtimes,
     compile_runner,
+    faster_in_channels_last,
     onnx_runner,
     openvino_runner,
     torch_runner,
@@ -175,5 +176,5 @@ def _runner(file: Path, runtime: str, inputs: Sequence[Tensor], load: Loader, *,
         shapes = ", ".join("x".join(map(str, x.shape)) for x in inputs)
         raise UsageError("data_shape", f"'{file.name}' does not take inputs of {shapes}.") from error
     if runtime == "compile":
-        return compile_runner(module, inputs)
+        return compile_runner(module, inputs, channels_last=faster_in_channels_last(module, inputs))
     return torch_runner(module, inputs, channels_last=runtime == "torch_channels_last")

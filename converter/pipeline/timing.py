@@ -14,6 +14,7 @@ from aslconvert.converter.cost.latency import Latency, measure
 from aslconvert.converter.cost.runtimes import (
     available_runtimes,
     compile_runner,
+    faster_in_channels_last,
     onnx_runner,
     openvino_runner,
     torch_runner,
@@ -53,10 +54,12 @@ class Timer:
         self._folder.cleanup()
 
     def add_original(self, gm: fx.GraphModule) -> None:
-        """The original in every runtime that works here."""
+        """The original in every runtime that works here; compiled in the layout that suits it."""
         self._runners[ORIGINAL, "torch"] = torch_runner(gm, self._example)
         self._try(ORIGINAL, "torch_channels_last", lambda: torch_runner(gm, self._example, channels_last=True))
-        self._try(ORIGINAL, "compile", lambda: compile_runner(copy_graph(gm), self._example))
+        with torch_threads(self._threads):
+            packed = faster_in_channels_last(gm, self._example)
+        self._try(ORIGINAL, "compile", lambda: compile_runner(copy_graph(gm), self._example, channels_last=packed))
         self._add_onnx(ORIGINAL, lambda: gm)
 
     def add_variant(self, name: str, gm: fx.GraphModule) -> None:

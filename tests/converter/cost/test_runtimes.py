@@ -15,6 +15,7 @@ from aslconvert.converter.cost.runtimes import (
     RUNTIMES,
     available_runtimes,
     compile_runner,
+    faster_in_channels_last,
     onnx_runner,
     openvino_runner,
     torch_runner,
@@ -49,6 +50,35 @@ def test_eager_runners_compute_the_module(net: Net, inputs: list[Tensor]) -> Non
     out = torch_runner(net, inputs, channels_last=True)()
     torch.testing.assert_close(out, want)
     assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+class Viewed(nn.Module):
+    """Written for contiguous images: a view of one in channels_last cannot be had."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(x.shape[0], -1)
+
+
+class Slowed(nn.Module):
+    """Takes longer in the layout that it is told."""
+
+    def __init__(self, layout: torch.memory_format) -> None:
+        super().__init__()
+        self.layout = layout
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(20 if x.is_contiguous(memory_format=self.layout) else 1):
+            x = torch.sin(x)
+        return x
+
+
+def test_the_layout_is_the_one_that_runs_and_is_faster() -> None:
+    x = (torch.rand(1, 8, 64, 64),)
+    with pytest.raises(InfrastructureError, match="channels_last"):
+        torch_runner(Viewed(), x, channels_last=True)
+    assert not faster_in_channels_last(Viewed(), x)
+    assert faster_in_channels_last(Slowed(torch.contiguous_format), x)
+    assert not faster_in_channels_last(Slowed(torch.channels_last), x)
 
 
 def test_channels_last_leaves_the_given_module_alone(net: Net, inputs: list[Tensor]) -> None:
