@@ -43,7 +43,11 @@ def convert(
     ] = None,
     metric: Annotated[
         str | None,
-        typer.Option("--metric", help="top1, psnr, mse or agreement.", show_default="what the data allows"),
+        typer.Option(
+            "--metric",
+            help="top1, psnr, mse, miou, agreement or file.py:function.",
+            show_default="what the data allows",
+        ),
     ] = None,
     budget: Annotated[str, typer.Option("--budget", metavar="10m", help="Time for healing and search.")] = "10m",
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",

@@ -28,7 +28,7 @@ def arrays_from_factory(spec: str, input_names: Sequence[str] | None) -> dict[st
     """
     columns: dict[str, list[Array]] = {}
     try:
-        samples: Iterable[Any] = _import_factory(spec)()
+        samples: Iterable[Any] = import_function(spec)()
         for number, sample in enumerate(samples):
             if number >= MAX_SAMPLES:
                 break
@@ -57,7 +57,8 @@ def is_factory(spec: str) -> bool:
     return bool(colon and left) and name.isidentifier() and not Path(spec).exists()
 
 
-def _import_factory(spec: str) -> Any:
+def import_function(spec: str) -> Any:
+    """What ``module:function`` or ``file.py:function`` names. Raises UsageError: ``data_not_found``."""
     left, _, name = spec.rpartition(":")
     if left.endswith(".py"):
         path = Path(left)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from aslconvert.converter.data.dataset import Batch
 from aslconvert.converter.errors import UsageError
@@ -133,7 +134,8 @@ def psnr(*, peak: float = 1.0) -> Metric:
     return Metric("psnr", "dB", "up", "target", _squared_error, combine)
 
 
-def _pooled(sums: Floats, counts: Floats) -> Floats:
+def mean_of_samples(sums: Floats, counts: Floats) -> Floats:
+    """The mean of the first statistic over all samples."""
     return np.asarray(sums[..., 0].sum(axis=-1) / counts.sum(axis=-1))
 
 
@@ -193,15 +195,42 @@ def _per_sample(x: Tensor) -> Tensor:
     return x.square().reshape(len(x), -1).sum(dim=1)
 
 
+def _overlaps(outputs: Sequence[Tensor], reference: Sequence[Tensor]) -> Tensor:
+    """[N, 2 C]: pixels in the intersection and in the union of each class."""
+    scores, wanted = _main_output(outputs), reference[0]
+    if scores.dim() != 4 or wanted.shape != (len(scores), *scores.shape[2:]) or wanted.is_floating_point():
+        raise UsageError(
+            "data_shape",
+            f"For miou the model gives scores [N, classes, H, W] and the target is integers [N, H, W]; they are "
+            f"{list(scores.shape)} and {list(wanted.shape)} of {wanted.dtype}.",
+        )
+    classes = scores.shape[1]
+    given = functional.one_hot(scores.argmax(1), classes).flatten(1, 2).bool()
+    # Values that are no class, such as 255, are pixels that nobody labelled.
+    known = ((wanted >= 0) & (wanted < classes)).flatten(1)[..., None]
+    wanted = functional.one_hot(wanted.long().clamp(0, classes - 1), classes).flatten(1, 2).bool() & known
+    given = given & known
+    return torch.cat([(given & wanted).sum(1), (given | wanted).sum(1)], dim=1).double()
+
+
+def _mean_overlap(sums: Floats, counts: Floats) -> Floats:
+    """Intersection over union of each class over all samples, averaged over the classes that occur."""
+    total = sums.sum(axis=-2)
+    both, either = np.split(total, 2, axis=-1)
+    seen = either > 0
+    return np.asarray((both / np.maximum(either, 1)).sum(axis=-1) / np.maximum(seen.sum(axis=-1), 1))
+
+
 def _same_class(outputs: Sequence[Tensor], reference: Sequence[Tensor]) -> Tensor:
     return _correct(outputs, (_main_output(reference).argmax(1),))
 
 
-TOP1 = Metric("top1", "", "up", "label", _correct, _pooled)
-MSE = Metric("mse", "", "down", "target", _squared_error, _pooled)
+TOP1 = Metric("top1", "", "up", "label", _correct, mean_of_samples)
+MSE = Metric("mse", "", "down", "target", _squared_error, mean_of_samples)
 AGREEMENT = Metric("relative_l2", "", "down", "original", _error_and_norm, _relative)
-AGREEMENT_TOP1 = Metric("agreement_top1", "", "up", "original", _same_class, _pooled)
-METRICS: Mapping[str, Metric] = {"psnr": psnr(), "top1": TOP1, "mse": MSE}
+AGREEMENT_TOP1 = Metric("agreement_top1", "", "up", "original", _same_class, mean_of_samples)
+MIOU = Metric("miou", "", "up", "target", _overlaps, _mean_overlap)
+METRICS: Mapping[str, Metric] = {"psnr": psnr(), "top1": TOP1, "mse": MSE, "miou": MIOU}
 
 
 def metric_named(name: str) -> Metric:
@@ -211,7 +240,8 @@ def metric_named(name: str) -> Metric:
         UsageError: ``metric``, for an unknown name.
     """
     if name not in METRICS:
-        raise UsageError("metric", f"No metric {name!r}; there are {', '.join(METRICS)}.")
+        known = ", ".join(METRICS)
+        raise UsageError("metric", f"No metric {name!r}; there are {known}.", hint="Or name one: file.py:function.")
     return METRICS[name]
 
 

@@ -87,6 +87,12 @@ class _Conversion:
             None if options.plan is None else read_plan(options.plan, identity=identity_of(self.subject, options))
         )
         self.metric = metric_for(self.subject.data.split("test"), options.metric)
+        if self.metric is not None and self.metric.name not in DEFAULT_MAX_DROP and self._wish() == (None, None):
+            raise UsageError(
+                "metric",
+                f"How much of {self.metric.name} may be lost is not known.",
+                hint="Give --max-drop or --min-speedup with a metric of your own.",
+            )
 
     def run(self) -> Report:
         timer = Timer(self.subject.example, threads=self.threads, seed=self.options.seed)
@@ -275,7 +281,7 @@ class _Conversion:
         options = self.options
         if options.min_speedup is None and options.max_drop is None:
             name = self.metric.name if self.metric is not None else AGREEMENT_NAME
-            return None, DEFAULT_MAX_DROP[name]
+            return None, DEFAULT_MAX_DROP.get(name)
         return options.min_speedup, options.max_drop
 
     def _fingerprint(self) -> str:

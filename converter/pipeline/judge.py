@@ -18,6 +18,7 @@ from aslconvert.converter.data.metrics import (
     has_class_scores,
     metric_named,
 )
+from aslconvert.converter.data.own_metric import own_metric
 from aslconvert.converter.errors import UsageError
 from aslconvert.converter.report.schema import Agreement, Change, MetricValue
 
@@ -26,7 +27,7 @@ BATCH = 8
 AGREEMENT_NAME = "agreement"
 """The metric when the data has no target and no label: the relative L2 distance to the original's outputs."""
 
-DEFAULT_MAX_DROP = {"psnr": 1.0, "top1": 0.01, "mse": 0.0, AGREEMENT_NAME: 0.05}
+DEFAULT_MAX_DROP = {"psnr": 1.0, "top1": 0.01, "miou": 0.01, "mse": 0.0, AGREEMENT_NAME: 0.05}
 """Accepted loss where the user asks for neither accuracy nor speed, in the metric's own unit."""
 
 
@@ -54,7 +55,7 @@ class Judge:
             for item in subset.batches(batch or BATCH, drop_last=batch is not None):
                 outputs = original(*item.inputs)
                 self._batches.append((item, outputs))
-                self._add(self._tally, outputs, item)
+                self._add(self._tally, outputs, outputs, item)
         if not self._batches:
             raise UsageError("too_few_samples", "A split of the data does not fill one batch of the model.")
         self.classes = has_class_scores(self._batches[0][1])
@@ -72,7 +73,7 @@ class Judge:
         with torch.no_grad():
             for item, reference in self._batches:
                 outputs = variant(*item.inputs)
-                self._add(tally, outputs, item)
+                self._add(tally, outputs, reference, item)
                 distance.add(outputs, reference, item.groups)
                 if same is not None:
                     same.add(outputs, reference, item.groups)
@@ -93,9 +94,9 @@ class Judge:
             loss=estimate.value if change is None else change.value,
         )
 
-    def _add(self, tally: Tally | None, outputs: Any, item: Batch) -> None:
+    def _add(self, tally: Tally | None, outputs: Any, original: Any, item: Batch) -> None:
         if tally is not None:
-            reference = tally.metric.of_batch(item)
+            reference = original if tally.metric.reference == "original" else tally.metric.of_batch(item)
             if reference is None:
                 raise UsageError("metric", f"The data has no {tally.metric.reference} for {tally.metric.name}.")
             tally.add(outputs, reference, item.groups)
@@ -104,18 +105,29 @@ class Judge:
 def metric_for(subset: Subset, name: str | None) -> Metric | None:
     """The metric asked for, or what the data allows: top1 with labels, psnr with targets, else None (agreement).
 
+    A ``name`` such as ``file.py:function`` is a metric of the user's own (see ``own_metric``).
+
     Raises:
         UsageError: ``metric``, when the data lacks what the metric is held against.
     """
     if name == AGREEMENT_NAME:
         return None
+    if name is not None and ":" in name:
+        data = subset.dataset
+        metric = own_metric(
+            name, default="target" if data.target is not None else "label" if data.label is not None else "original"
+        )
+        return _checked(metric, subset)
     if name is None:
         if subset.dataset.label is not None:
             return metric_named("top1")
         return metric_named("psnr") if subset.dataset.target is not None else None
-    metric = metric_named(name)
-    if metric.of_batch(subset.batch([0])) is None:
-        raise UsageError("metric", f"The data has no {metric.reference}, which {name} needs.")
+    return _checked(metric_named(name), subset)
+
+
+def _checked(metric: Metric, subset: Subset) -> Metric:
+    if metric.reference != "original" and metric.of_batch(subset.batch([0])) is None:
+        raise UsageError("metric", f"The data has no {metric.reference}, which {metric.name} needs.")
     return metric
 
 

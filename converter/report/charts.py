@@ -169,7 +169,7 @@ def shifts_svg(sites: Sequence[SiteRecord]) -> str:
 
 def metric_label(name: str) -> str:
     """How a metric is written for people."""
-    return {"psnr": "PSNR", "mse": "MSE", "top1": "top-1"}.get(name, name)
+    return {"psnr": "PSNR", "mse": "MSE", "top1": "top-1", "miou": "mIoU"}.get(name, name)
 
 
 def _loss(report: Report, variant: Variant) -> tuple[float, tuple[float, float]]:

@@ -92,3 +92,18 @@ def test_a_fixed_batch_wants_splits_that_fill_it(quick: None, tmp_path: Path) ->
     assert caught.value.code == "too_few_samples"
     assert "calibrate" in caught.value.message
     assert not (tmp_path / "out").exists()
+
+
+def test_a_metric_of_ones_own_needs_a_wish(quick: None, workshop: Path, tmp_path: Path) -> None:
+    (tmp_path / "scores.py").write_text(
+        "def close(outputs, original):\n    return -(outputs - original).flatten(1).std(1)\n"
+    )
+    with pytest.raises(UsageError, match="How much of close may be lost") as caught:
+        convert(
+            str(workshop / "net.pt2"),
+            data=str(workshop / "data.npz"),
+            out=tmp_path / "out",
+            options=ConvertOptions(metric=f"{tmp_path / 'scores.py'}:close", threads=1),
+        )
+    assert caught.value.code == "metric"
+    assert not (tmp_path / "out").exists()
