@@ -307,17 +307,23 @@ def _names_kept(original: ExportedProgram, portable: ExportedProgram, names: set
 
 @contextmanager
 def _alarm(seconds: float) -> Iterator[None]:
-    def stop(*_: Any) -> None:
-        raise OutOfTime
+    """Ends the block after ``seconds`` of this process's processor time."""
+    began = time.process_time()
 
-    # What runs in other processes has limits of its own.
-    before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
+    def stop(*_: Any) -> None:
+        if time.process_time() - began > seconds:
+            raise OutOfTime
+
+    # By the clock, looking at the processor's: a timer of the latter would signal whichever thread is at work, those of
+    # libraries too, and crash some. What runs in other processes has limits of its own.
+    every = min(seconds, 1.0)
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, every, every)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def as_record(outcome: Outcome) -> dict[str, Any]:
