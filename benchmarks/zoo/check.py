@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import torch
@@ -308,10 +309,10 @@ def _names_kept(original: ExportedProgram, portable: ExportedProgram, names: set
 @contextmanager
 def _alarm(seconds: float) -> Iterator[None]:
     """Ends the block after ``seconds`` of this process's processor time."""
-    began = time.process_time()
+    began = process_time()
 
     def stop(*_: Any) -> None:
-        if time.process_time() - began > seconds:
+        if process_time() - began > seconds:
             raise OutOfTime
 
     # By the clock, looking at the processor's: a timer of the latter would signal whichever thread is at work, those of
