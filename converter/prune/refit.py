@@ -32,6 +32,9 @@ WIDEST = 4096
 
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
 
+ROUNDING = 1e-5
+"""Relative error of float32 activations below which a layer gives what it should: nothing is left to fit but noise."""
+
 
 def refit(
     gm: fx.GraphModule,
@@ -251,6 +254,8 @@ def _solve(layer: Any, rows: Tensor, target: Tensor) -> bool:
     covariance, cross = x @ x.T / x.shape[1], x @ e.T / x.shape[1]
     scale = float(covariance.diagonal().mean()) + torch.finfo(torch.float32).tiny
     best, step = float(rest[:, held].square().sum()), None
+    if best <= ROUNDING**2 * float(target[:, held].square().sum()):
+        return False
     for ridge in RIDGES:
         damped = covariance + torch.eye(len(covariance), dtype=covariance.dtype) * (ridge * scale)
         change = torch.linalg.solve(damped, cross).T

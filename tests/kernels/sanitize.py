@@ -74,7 +74,7 @@ def environment(level: str) -> dict[str, str]:
         "ASLCONVERT_KERNELS": str(LIBRARY),
         "ASLCONVERT_MAX_ISA": level,
         "OMP_NUM_THREADS": "1",
-        "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=4096",
+        "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=1024",
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
     }
 
