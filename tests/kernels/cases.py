@@ -55,6 +55,13 @@ def random_problem(seed: int, dtype: torch.dtype) -> Problem:
     return Problem(x, shift, source, stride, delta)
 
 
+def problem_without_pixels(sizes: list[int], dtype: torch.dtype) -> Problem:
+    """An image with an empty side whose results still have pixels, all of them from outside."""
+    x = torch.zeros(2, 16, *sizes, dtype=dtype)
+    shift = torch.linspace(-1, 1, 31 * len(sizes)).reshape(31, len(sizes))
+    return Problem(x, shift, torch.arange(31) % 16, [1] * len(sizes), [0] * len(sizes))
+
+
 def check_close(actual: Tensor, expected: Tensor) -> None:
     """Same shape, type, significant strides, and values within the type's tolerance."""
     assert actual.shape == expected.shape
@@ -97,6 +104,9 @@ def main() -> None:
     for seed in range(40):
         for dtype in TOLERANCE:
             check_all_ops(random_problem(seed, dtype), seed)
+    for sizes in ([0], [3, 0], [0, 70], [2, 0, 3]):
+        for dtype in TOLERANCE:
+            check_all_ops(problem_without_pixels(sizes, dtype), 0)
     info = aslconvert.kernels.build_info()
     sys.stdout.write(f"{info['backend']} {info.get('isa', info.get('reason'))}\n")
 

@@ -37,15 +37,15 @@ void sample_strips(const PlaneJob& job, int64_t x) {
   const __mmask16 last = static_cast<__mmask16>(bits_below(out_width - x) >> (16 * (J - 1)));
   const __m512 x0 = _mm512_set1_ps(row.x[0]), x1 = _mm512_set1_ps(row.x[1]);
   const __m512 y0 = _mm512_set1_ps(row.y[0]), y1 = _mm512_set1_ps(row.y[1]);
-  // As an integer: a strip at the border begins left of the plane, only the lanes within are read.
-  const auto address = [&](int64_t y) {
-    return reinterpret_cast<const float*>(reinterpret_cast<uintptr_t>(job.plane) +
-                                          static_cast<uintptr_t>((y * width + left) * 4));
-  };
-  const auto line = [&](__m512 (&sum)[J], const float* at) {
+  // Addresses are integers: a strip at the border begins left of the plane, only the lanes within are read, and an
+  // image without pixels has no plane at all.
+  const uintptr_t pitch = static_cast<uintptr_t>(width * 4);
+  const auto line = [&](__m512 (&sum)[J], uintptr_t at) {
     __m512 value[kLoads];
 #pragma GCC unroll 5
-    for (int j = 0; j < kLoads; ++j) value[j] = _mm512_maskz_loadu_ps(there[j], at + j * 16);
+    for (int j = 0; j < kLoads; ++j) {
+      value[j] = _mm512_maskz_loadu_ps(there[j], reinterpret_cast<const float*>(at + j * 64));
+    }
 #pragma GCC unroll 4
     for (int j = 0; j < J; ++j) {
       sum[j] = value[j];
@@ -56,11 +56,11 @@ void sample_strips(const PlaneJob& job, int64_t x) {
     }
   };
   float* to = job.panel + x;
-  const char* ahead = reinterpret_cast<const char*>(job.next + job.y0 * width + x);
+  uintptr_t ahead = reinterpret_cast<uintptr_t>(job.next) + static_cast<uintptr_t>((job.y0 * width + x) * 4);
   const auto put = [&](const __m512 (&sum)[J]) {
 #pragma GCC unroll 4
-    for (int j = 0; j < J; ++j) __builtin_prefetch(ahead + j * 64);
-    ahead += width * 4;
+    for (int j = 0; j < J; ++j) __builtin_prefetch(reinterpret_cast<const void*>(ahead + j * 64));
+    ahead += pitch;
 #pragma GCC unroll 4
     for (int j = 0; j + 1 < J; ++j) _mm512_storeu_ps(to + j * 16, sum[j]);
     _mm512_mask_storeu_ps(to + (J - 1) * 16, last, sum[J - 1]);
@@ -72,9 +72,9 @@ void sample_strips(const PlaneJob& job, int64_t x) {
   // [begin, end): this row exists.
   const int64_t begin = most(y, least(job.y1, -reach)), end = most(begin, least(job.y1, height - reach));
   for (; y < begin; ++y) put(sum);
-  const float* at = address(y + reach);
+  uintptr_t at = reinterpret_cast<uintptr_t>(job.plane) + static_cast<uintptr_t>(((y + reach) * width + left) * 4);
   if (NY == 1) {
-    for (; y < end; ++y, at += width) {
+    for (; y < end; ++y, at += pitch) {
       line(sum, at);
       put(sum);
     }
@@ -83,8 +83,8 @@ void sample_strips(const PlaneJob& job, int64_t x) {
     for (; y < job.y1; ++y) put(sum);
     return;
   }
-  if (y + row.dy >= 0 && y + row.dy < height) line(upper, at - width);
-  for (; y < end; ++y, at += width) {
+  if (y + row.dy >= 0 && y + row.dy < height) line(upper, at - pitch);
+  for (; y < end; ++y, at += pitch) {
     line(lower, at);
 #pragma GCC unroll 4
     for (int j = 0; j < J; ++j) {
