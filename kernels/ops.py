@@ -26,6 +26,8 @@ SCHEMAS = (
     "pack_pointwise(Tensor weight) -> Tensor",
     "shift_pointwise_packed(Tensor x, Tensor shift, Tensor? source, Tensor packed, int out_channels, Tensor? bias, "
     "int[] stride, int[] delta, bool relu, Tensor? residual=None) -> Tensor",
+    "shift_pointwise_int16(Tensor x, Tensor shift, Tensor? source, Tensor weight, Tensor scale, Tensor? bias, "
+    "int[] stride, int[] delta, bool relu, Tensor? residual=None) -> Tensor",
 )
 LIBRARY_PATH = Path(os.environ.get("ASLCONVERT_KERNELS") or Path(__file__).parent / "_asl.so")
 """The shared library; the variable names another build of it, as a sanitizer's run needs."""
@@ -83,6 +85,27 @@ def _shift_pointwise_packed(
 
 
 _LIBRARY.impl("shift_pointwise_packed", _shift_pointwise_packed, "CompositeExplicitAutograd")
+
+
+def _shift_pointwise_int16(
+    x: Tensor,
+    shift: Tensor,
+    source: Tensor | None,
+    weight: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    delta: Sequence[int],
+    relu: bool,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """Devices without 16-bit kernels of their own take the plain op."""
+    plain = reference.unpack_int16(x, shift, weight, scale)
+    y: Tensor = torch.ops.asl.shift_pointwise(x, shift, source, plain, bias, stride, delta, relu, residual)
+    return y
+
+
+_LIBRARY.impl("shift_pointwise_int16", _shift_pointwise_int16, "CompositeExplicitAutograd")
 
 
 def is_native() -> bool:
@@ -168,6 +191,25 @@ def _shift_pointwise_packed_fake(
 ) -> Tensor:
     weight = reference.unpack_pointwise(packed, out_channels)
     y: Tensor = _shift_pointwise_fake(x, shift, source, weight, bias, stride, delta, relu, residual)
+    return y
+
+
+@torch.library.register_fake("asl::shift_pointwise_int16", lib=_LIBRARY)
+def _shift_pointwise_int16_fake(
+    x: Tensor,
+    shift: Tensor,
+    source: Tensor | None,
+    weight: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    delta: Sequence[int],
+    relu: bool,
+    residual: Tensor | None = None,
+) -> Tensor:
+    reference.check_metadata(x, shift, source, stride, delta)
+    plain = reference.unpack_int16(x, shift, weight, scale)
+    y: Tensor = _shift_pointwise_fake(x, shift, source, plain, bias, stride, delta, relu, residual)
     return y
 
 

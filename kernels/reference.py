@@ -253,6 +253,48 @@ def unpack_pointwise(packed: Tensor, out_channels: int) -> Tensor:
     return packed.transpose(1, 2).reshape(packed.shape[0] * PACK, packed.shape[1])[:out_channels]
 
 
+PAIR_CHANNELS = 8
+"""Output channels whose pairs of 16-bit weights lie together."""
+
+MOST_SUM = 1 << 18
+"""Sum of the magnitudes of a channel's integer weights, at most: samples then keep 13 bits beside the sign."""
+
+
+def pack_int16(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Round [C_out, K] to integers: (int16 [ceil(C_out / 8), ceil(K / 2), 8, 2], float32 scale [C_out]).
+
+    A channel's weights are its integers times its scale, off by half a scale at most. The sum of their magnitudes is
+    limited, so that its product with the samples fits 32 bits whatever they are. RuntimeError for other shapes.
+    """
+    if weight.dim() != 2:
+        raise RuntimeError(f"pack int16: weight must be [C_out, K], got {list(weight.shape)}")
+    wide = weight.double()
+    # Rounding may add half a one to each.
+    by_sum = wide.abs().sum(1) / (MOST_SUM - weight.shape[1] / 2)
+    by_size = wide.abs().amax(1) / 32767 if weight.shape[1] else by_sum
+    scale = torch.maximum(by_sum, by_size).clamp_min(torch.finfo(torch.float32).tiny).float()
+    whole = (wide / scale.double()[:, None]).round().clamp(-32768, 32767).to(torch.int16)
+    blocks, pairs = _int16_shape(*weight.shape)[:2]
+    padded = whole.new_zeros(blocks * PAIR_CHANNELS, pairs * 2)
+    padded[: weight.shape[0], : weight.shape[1]] = whole
+    return padded.view(blocks, PAIR_CHANNELS, pairs, 2).transpose(1, 2).contiguous(), scale
+
+
+def unpack_int16(x: Tensor, shift: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    """The weight that ``pack_int16`` gave, [C_out, K] in float32; RuntimeError where it does not fit the op's x."""
+    if x.dtype != torch.float32 or scale.dim() != 1 or scale.dtype != torch.float32 or scale.device != x.device:
+        raise RuntimeError("shift pointwise int16: x must be float32, scale [C_out] float32 on x's device")
+    shape = _int16_shape(scale.shape[0], shift.shape[0])
+    if tuple(weight.shape) != shape or weight.dtype != torch.int16 or weight.device != x.device:
+        raise RuntimeError(f"shift pointwise int16: weight must be {list(shape)} int16, got {list(weight.shape)}")
+    rows = weight.transpose(1, 2).reshape(shape[0] * PAIR_CHANNELS, shape[1] * 2)
+    return rows[: scale.shape[0], : shift.shape[0]].float() * scale[:, None]
+
+
+def _int16_shape(out_channels: int, rows: int) -> tuple[int, int, int, int]:
+    return (out_channels + PAIR_CHANNELS - 1) // PAIR_CHANNELS, (rows + 1) // 2, PAIR_CHANNELS, 2
+
+
 def check_pointwise(
     x: Tensor, shift: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, shape: Sequence[int]
 ) -> None:

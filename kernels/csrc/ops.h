@@ -23,6 +23,9 @@ constexpr const char* kPackPointwiseSchema = "pack_pointwise(Tensor weight) -> T
 constexpr const char* kShiftPointwisePackedSchema =
     "shift_pointwise_packed(Tensor x, Tensor shift, Tensor? source, Tensor packed, int out_channels, Tensor? bias, "
     "int[] stride, int[] delta, bool relu, Tensor? residual=None) -> Tensor";
+constexpr const char* kShiftPointwiseInt16Schema =
+    "shift_pointwise_int16(Tensor x, Tensor shift, Tensor? source, Tensor weight, Tensor scale, Tensor? bias, "
+    "int[] stride, int[] delta, bool relu, Tensor? residual=None) -> Tensor";
 
 Tensor active_shift(Tensor x,                      // [N, C, *spatial]
                     Tensor shift,                  // [K, D]
@@ -48,5 +51,11 @@ Tensor shift_pointwise_packed(Tensor x, Tensor shift, std::optional<Tensor> sour
                               Tensor packed,  // [C_out / 16 rounded up, K, 16]
                               int64_t out_channels, std::optional<Tensor> bias, std::vector<int64_t> stride,
                               std::vector<int64_t> delta, bool relu, std::optional<Tensor> residual);
+
+Tensor shift_pointwise_int16(Tensor x, Tensor shift, std::optional<Tensor> source,
+                             Tensor weight,  // [C_out / 8 rounded up, K / 2 rounded up, 8, 2] int16
+                             Tensor scale,   // [C_out]
+                             std::optional<Tensor> bias, std::vector<int64_t> stride, std::vector<int64_t> delta,
+                             bool relu, std::optional<Tensor> residual);
 
 }  // namespace asl

@@ -54,22 +54,6 @@ bool is_channels_last(const Tensor& x) {
   return matches(0);
 }
 
-void check_addends(const Problem& problem, const Tensor& x, int64_t out_channels, const std::optional<Tensor>& bias,
-                   const std::optional<Tensor>& residual) {
-  if (bias.has_value()) {
-    STD_TORCH_CHECK(bias->device() == x.device() && bias->dim() == 1 && bias->size(0) == out_channels &&
-                        bias->scalar_type() == x.scalar_type(),
-                    "shift pointwise: bias must be [", out_channels, "] of x's type, got ", text(*bias));
-  }
-  if (residual.has_value()) {
-    const std::vector<int64_t> expected = problem.output_shape(out_channels);
-    bool same = residual->device() == x.device() && residual->scalar_type() == x.scalar_type() &&
-                residual->dim() == static_cast<int64_t>(expected.size());
-    for (size_t d = 0; same && d < expected.size(); ++d) same = residual->size(d) == expected[d];
-    STD_TORCH_CHECK(same, "shift pointwise: residual must have the output's shape and type, got ", text(*residual));
-  }
-}
-
 MemoryFormat last_format(int dims) { return dims == 2 ? MemoryFormat::ChannelsLast : MemoryFormat::ChannelsLast3d; }
 
 }  // namespace
@@ -144,6 +128,22 @@ void check_grad(const Problem& problem, const Tensor& grad, const Tensor& x) {
               grad.dim() == static_cast<int64_t>(expected.size());
   for (size_t d = 0; same && d < expected.size(); ++d) same = grad.size(d) == expected[d];
   STD_TORCH_CHECK(same, "active shift: grad must have the output's shape and type, got ", text(grad));
+}
+
+void check_addends(const Problem& problem, const Tensor& x, int64_t out_channels, const std::optional<Tensor>& bias,
+                   const std::optional<Tensor>& residual) {
+  if (bias.has_value()) {
+    STD_TORCH_CHECK(bias->device() == x.device() && bias->dim() == 1 && bias->size(0) == out_channels &&
+                        bias->scalar_type() == x.scalar_type(),
+                    "shift pointwise: bias must be [", out_channels, "] of x's type, got ", text(*bias));
+  }
+  if (residual.has_value()) {
+    const std::vector<int64_t> expected = problem.output_shape(out_channels);
+    bool same = residual->device() == x.device() && residual->scalar_type() == x.scalar_type() &&
+                residual->dim() == static_cast<int64_t>(expected.size());
+    for (size_t d = 0; same && d < expected.size(); ++d) same = residual->size(d) == expected[d];
+    STD_TORCH_CHECK(same, "shift pointwise: residual must have the output's shape and type, got ", text(*residual));
+  }
 }
 
 void check_pointwise(const Problem& problem, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,

@@ -31,6 +31,10 @@ Problem check(const Tensor& x, const Tensor& shift, const std::optional<Tensor>&
 
 void check_grad(const Problem& problem, const Tensor& grad, const Tensor& x);
 
+// bias [C_out], residual like the output.
+void check_addends(const Problem& problem, const Tensor& x, int64_t out_channels, const std::optional<Tensor>& bias,
+                   const std::optional<Tensor>& residual);
+
 // weight [C_out, rows], bias [C_out], residual like the output.
 void check_pointwise(const Problem& problem, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
                      const std::optional<Tensor>& residual);

@@ -16,6 +16,7 @@ STABLE_TORCH_LIBRARY(asl, m) {
   m.def(asl::kShiftPointwiseSchema);
   m.def(asl::kPackPointwiseSchema);
   m.def(asl::kShiftPointwisePackedSchema);
+  m.def(asl::kShiftPointwiseInt16Schema);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(asl, CPU, m) {
@@ -23,6 +24,7 @@ STABLE_TORCH_LIBRARY_IMPL(asl, CPU, m) {
   m.impl("active_shift_backward", TORCH_BOX(&asl::active_shift_backward));
   m.impl("shift_pointwise", TORCH_BOX(&asl::shift_pointwise));
   m.impl("shift_pointwise_packed", TORCH_BOX(&asl::shift_pointwise_packed));
+  m.impl("shift_pointwise_int16", TORCH_BOX(&asl::shift_pointwise_int16));
 }
 
 #ifdef ASL_CUDA_ARCHITECTURES

@@ -67,8 +67,15 @@ const Tiles& tiles() {
 #ifdef ASL_X86_LEVELS
 extern const PlaneTiles plane_tiles_v4;
 const PlaneTiles* plane_tiles() { return kIsa == Isa::v4 ? &plane_tiles_v4 : nullptr; }
+
+extern const PairTiles pair_tiles_v4;
+const PairTiles* pair_tiles() {
+  static const bool there = kIsa == Isa::v4 && __builtin_cpu_supports("avx512vnni");
+  return there ? &pair_tiles_v4 : nullptr;
+}
 #else
 const PlaneTiles* plane_tiles() { return nullptr; }
+const PairTiles* pair_tiles() { return nullptr; }
 #endif
 
 #ifdef ASL_X86_LEVELS

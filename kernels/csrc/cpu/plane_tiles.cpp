@@ -7,7 +7,7 @@
 namespace asl {
 namespace {
 
-#define ASL_INLINE inline __attribute__((always_inline))
+using Into = PlaneJob::Into;
 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -21,9 +21,22 @@ inline __mmask16 lanes_between(int64_t begin, int64_t end) {
   return to <= from ? 0 : static_cast<__mmask16>((1u << to) - (1u << from));
 }
 
+template <Into I>
+inline __attribute__((always_inline)) void store(float* to, __m512 values, __mmask16 lanes) {
+  if constexpr (I == Into::floats) {
+    _mm512_mask_storeu_ps(to, lanes, values);
+  } else if constexpr (I == Into::low) {
+    // The high half is written by the next row.
+    _mm512_mask_storeu_epi32(to, lanes, _mm512_cvtps_epi32(values));
+  } else {
+    const __mmask32 high = static_cast<__mmask32>(_pdep_u32(lanes, 0xAAAAAAAAu));
+    _mm512_mask_storeu_epi16(to, high, _mm512_slli_epi32(_mm512_cvtps_epi32(values), 16));
+  }
+}
+
 // Up to J times sixteen columns from `x` on, from top to bottom. The x taps of an image row serve two output rows; the
 // second x tap comes from the registers of the first.
-template <int NY, int NX, int J>
+template <int NY, int NX, int J, Into I>
 void sample_strips(const PlaneJob& job, int64_t x) {
   const PlaneRow& row = *job.row;
   const int64_t width = job.size.width, height = job.size.height, out_width = job.size.out_width;
@@ -35,8 +48,10 @@ void sample_strips(const PlaneJob& job, int64_t x) {
   for (int j = 0; j < J; ++j) there[j] = static_cast<__mmask16>(inside >> (16 * j));
   if (NX == 2) there[kLoads - 1] = lanes_between(-left - J * 16, width - left - J * 16);
   const __mmask16 last = static_cast<__mmask16>(bits_below(out_width - x) >> (16 * (J - 1)));
-  const __m512 x0 = _mm512_set1_ps(row.x[0]), x1 = _mm512_set1_ps(row.x[1]);
-  const __m512 y0 = _mm512_set1_ps(row.y[0]), y1 = _mm512_set1_ps(row.y[1]);
+  // The scale of integers goes with weights that are multiplied anyway, where there are any.
+  const float scale = I == Into::floats ? 1.0f : job.scale, scale_x = NY == 1 ? scale : 1.0f;
+  const __m512 x0 = _mm512_set1_ps(row.x[0] * scale_x), x1 = _mm512_set1_ps(row.x[1] * scale_x);
+  const __m512 y0 = _mm512_set1_ps(row.y[0] * scale), y1 = _mm512_set1_ps(row.y[1] * scale);
   // Addresses are integers: a strip at the border begins left of the plane, only the lanes within are read, and an
   // image without pixels has no plane at all.
   const uintptr_t pitch = static_cast<uintptr_t>(width * 4);
@@ -52,18 +67,19 @@ void sample_strips(const PlaneJob& job, int64_t x) {
       if constexpr (NX == 2) {
         const __m512 next = (__m512)_mm512_alignr_epi32((__m512i)value[j + 1], (__m512i)value[j], 1);
         sum[j] = _mm512_fmadd_ps(x1, next, _mm512_mul_ps(x0, value[j]));
+      } else if constexpr (NY == 1 && I != Into::floats) {
+        sum[j] = _mm512_mul_ps(x0, value[j]);
       }
     }
   };
-  float* to = job.panel + x;
+  float* to = static_cast<float*>(job.panel) + x;
   uintptr_t ahead = reinterpret_cast<uintptr_t>(job.next) + static_cast<uintptr_t>((job.y0 * width + x) * 4);
   const auto put = [&](const __m512 (&sum)[J]) {
 #pragma GCC unroll 4
     for (int j = 0; j < J; ++j) __builtin_prefetch(reinterpret_cast<const void*>(ahead + j * 64));
     ahead += pitch;
 #pragma GCC unroll 4
-    for (int j = 0; j + 1 < J; ++j) _mm512_storeu_ps(to + j * 16, sum[j]);
-    _mm512_mask_storeu_ps(to + (J - 1) * 16, last, sum[J - 1]);
+    for (int j = 0; j < J; ++j) store<I>(to + j * 16, sum[j], j + 1 < J ? __mmask16(-1) : last);
     to += out_width;
   };
   __m512 sum[J] = {}, upper[J] = {}, lower[J];
@@ -104,12 +120,14 @@ void sample_strips(const PlaneJob& job, int64_t x) {
 }
 
 typedef void (*Strips)(const PlaneJob&, int64_t);
-#define ASL_STRIPS(NY, NX) \
-  {sample_strips<NY, NX, 1>, sample_strips<NY, NX, 2>, sample_strips<NY, NX, 3>, sample_strips<NY, NX, 4>}
-const Strips kStrips[2][2][4] = {{ASL_STRIPS(1, 1), ASL_STRIPS(1, 2)}, {ASL_STRIPS(2, 1), ASL_STRIPS(2, 2)}};
+#define ASL_STRIPS(I, NY, NX)                                                                              \
+  {sample_strips<NY, NX, 1, I>, sample_strips<NY, NX, 2, I>, sample_strips<NY, NX, 3, I>,                  \
+   sample_strips<NY, NX, 4, I>}
+#define ASL_TAPS(I) {{ASL_STRIPS(I, 1, 1), ASL_STRIPS(I, 1, 2)}, {ASL_STRIPS(I, 2, 1), ASL_STRIPS(I, 2, 2)}}
+const Strips kStrips[3][2][2][4] = {ASL_TAPS(Into::floats), ASL_TAPS(Into::low), ASL_TAPS(Into::high)};
 
 void sample(const PlaneJob& job) {
-  const Strips(&strips)[4] = kStrips[job.row->y[1] != 0.0f][job.row->x[1] != 0.0f];
+  const Strips(&strips)[4] = kStrips[static_cast<int>(job.into)][job.row->y[1] != 0.0f][job.row->x[1] != 0.0f];
   for (int64_t x = 0; x < job.size.out_width; x += 64) {
     strips[least(3, (job.size.out_width - x - 1) / kPlaneVector)](job, x);
   }

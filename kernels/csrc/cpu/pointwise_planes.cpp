@@ -6,9 +6,8 @@
 
 #include <torch/csrc/stable/ops.h>
 
-#include "../rows.h"
 #include "panel.h"
-#include "plane_tiles.h"
+#include "plane_plan.h"
 #include "remember.h"
 
 namespace asl {
@@ -18,48 +17,14 @@ using torch::headeronly::ScalarType;
 
 thread_local Scratch panel_scratch;
 
-// A panel stays in the second-level cache, beside what it is read from. More rows than these fill it with so few pixels
-// that the library's product, which packs them, is faster.
-constexpr int64_t kPanelBytes = 256 * 1024, kMostRows = 320;
+// More rows than these fill the cache with so few pixels that the library's product, which packs them, is faster.
+constexpr int64_t kMostRows = 320;
 
 bool applies(const Problem& problem, const Tensor& x) {
   const Extent& extent = problem.extent;
   return plane_tiles() != nullptr && !problem.channels_last && x.scalar_type() == ScalarType::Float &&
          problem.dims == 2 && problem.rows > 0 && problem.rows <= kMostRows && extent.stride[1] == 1 &&
          extent.stride[2] == 1;
-}
-
-struct PlanePlan {
-  std::vector<PlaneRow> rows;
-  size_t bytes() const { return rows.size() * sizeof(PlaneRow); }
-};
-
-// Not a multiple of a power of two: the rows of a few pixels would share a set of the cache.
-int64_t panel_step(int64_t pixels) { return ((pixels + kPlaneVector - 1) / kPlaneVector | 1) * kPlaneVector; }
-
-PlanePlan plan_planes(const Problem& problem, const std::vector<RowShift<float>>& shifts) {
-  PlanePlan plan;
-  for (int64_t k = 0; k < problem.rows; ++k) {
-    const RowShift<float>& shift = shifts[k];
-    const float fy = shift.fraction[1], fx = shift.fraction[2];
-    const int64_t channel = problem.source.empty() ? k : problem.source[k];
-    plan.rows.push_back({channel, shift.base[1], shift.base[2], {1.0f - fy, fy}, {1.0f - fx, fx}});
-  }
-  return plan;
-}
-
-// Output rows of a band: as many as the panel has room for, but enough bands for all threads.
-int64_t band_height(const Problem& problem, int64_t out_channels) {
-  const int64_t height = problem.extent.out[1], width = problem.extent.out[2];
-  const int64_t row_bytes = problem.rows * width * static_cast<int64_t>(sizeof(float));
-  // Fewer multiply-adds than this are not worth another thread.
-  constexpr int64_t kWork = 1 << 19;
-  const int64_t work = problem.batch * height * width * problem.rows * out_channels;
-  const int64_t threads = static_cast<int64_t>(torch::stable::get_num_threads());
-  const int64_t wanted = threads == 1 ? 1 : std::clamp<int64_t>(work / kWork, 1, 2 * threads);
-  const int64_t most = std::clamp<int64_t>(kPanelBytes / row_bytes, 1, height);
-  const int64_t bands = std::max((wanted + problem.batch - 1) / problem.batch, (height + most - 1) / most);
-  return (height + bands - 1) / bands;
 }
 
 }  // namespace
@@ -85,7 +50,7 @@ bool pointwise_planes(const Problem& problem, const Tensor& x, const Tensor& shi
   product.relu = addends.relu;
   product.output_step = out_pixels;
 
-  const int64_t band = band_height(problem, out_channels), bands = (size.out_height + band - 1) / band;
+  const int64_t band = band_height(problem, problem.rows, out_channels), bands = (size.out_height + band - 1) / band;
   const auto run = [&](int64_t item) {
     const int64_t n = item / bands, y0 = item % bands * band, y1 = std::min(size.out_height, y0 + band);
     PlaneProduct job = product;
