@@ -19,8 +19,8 @@ DEFAULT_SEED = 0
 DEVICES = ("cpu", "cuda")
 """Where the conversion runs and latency is measured."""
 
-ARTIFACTS = ("portable", "fast", "trainable", "onnx", "int8", "weights", "code", "aoti")
-DEFAULT_ARTIFACTS = ("portable", "fast", "trainable", "onnx", "weights", "code")
+ARTIFACTS = ("portable", "fast", "int16", "trainable", "onnx", "int8", "weights", "code", "aoti")
+DEFAULT_ARTIFACTS = ("portable", "fast", "int16", "trainable", "onnx", "weights", "code")
 """Without the two that take long or lose accuracy."""
 
 PRUNE = "prune"
@@ -92,6 +92,8 @@ class ConvertOptions:
     """A ``plan.json`` of an earlier run: its plans, steps and choice instead of measuring."""
     dump_passes: Path | None = None
     """Where every pass writes the graph before and after it."""
+    int16: bool = True
+    """Run variants in 16-bit integers too, where the processor has them; accuracy is then measured in that form."""
     allow: tuple[str, ...] = ()
     """Further kinds of variants, of ``ALLOWABLE``: "prune" adds pruned ones, the original merely pruned among them."""
 

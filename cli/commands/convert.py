@@ -61,6 +61,13 @@ def convert(
             show_default=False,
         ),
     ] = None,
+    int16: Annotated[
+        bool,
+        typer.Option(
+            "--int16/--no-int16",
+            help="Run variants in 16-bit integers too, where the processor multiplies them faster.",
+        ),
+    ] = True,
     heal_crop: Annotated[
         str | None,
         typer.Option(
@@ -122,6 +129,7 @@ def convert(
         device=device,
         keep=tuple(keep or ()),
         allow=() if allow is None else parse_allow(allow),
+        int16=int16,
         dry_run=dry_run,
         resume=resume,
         seed=seed,

@@ -30,7 +30,7 @@ from aslconvert.converter.export.onnx import onnx_bytes
 from aslconvert.converter.importers.model import is_file, open_model
 from aslconvert.converter.threads import torch_threads
 
-_ARTIFACTS = ("portable.pt2", "fast.pt2", "model.onnx", "model.int8.onnx")
+_ARTIFACTS = ("portable.pt2", "fast.pt2", "fast.int16.pt2", "model.onnx", "model.int8.onnx")
 """What of a conversion's folder is timed; the first gives the inputs."""
 
 

@@ -63,6 +63,7 @@ def _shift_formulas() -> dict[Any, Callable[..., int]]:
         ops.active_shift: active_shift,
         ops.shift_pointwise: shift_pointwise,
         ops.shift_pointwise_packed: shift_pointwise,
+        ops.shift_pointwise_int16: shift_pointwise,
     }
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import fx
+from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from aslconvert.converter.errors import AslconvertError
+from aslconvert.converter.errors import AslconvertError, InternalError
 from aslconvert.converter.export.atomic import write_file, write_files
 from aslconvert.converter.export.checks import describe, make_cases, tolerance, widened
 from aslconvert.converter.export.code import model_code, named_tensors
@@ -26,7 +26,7 @@ from aslconvert.converter.export.onnx import onnx_bytes, recast
 from aslconvert.converter.ir.graph import copy_graph
 from aslconvert.converter.ir.quiet import quiet
 from aslconvert.converter.options import DEFAULT_ARTIFACTS
-from aslconvert.converter.passes.stages import DEPLOYED, FAST, FOLDED, PACKED, Stages
+from aslconvert.converter.passes.stages import DEPLOYED, FAST, FOLDED, INT16, PACKED, Stages
 
 MANIFEST = "artifacts.json"
 CHECK = "check.safetensors"
@@ -93,7 +93,7 @@ def write_artifacts(
         try:
             files[KINDS[kind].file] = made.build(kind)
         except AslconvertError as error:
-            if error.code not in ("no_code", "onnx_failed", "int8_failed", "no_aoti"):
+            if error.code not in ("no_code", "onnx_failed", "int8_failed", "no_aoti", "no_int16"):
                 raise
             left_out[kind] = error.message
     check, index = describe(made.cases)
@@ -143,12 +143,14 @@ class _Made:
         self.cases = make_cases(gm, self.portable, inputs)
         self._names = list(self.portable.graph_signature.user_inputs)
         self._onnx: bytes | None = None
-        self._lost: tuple[float, float] = (0.0, 0.0)
+        # By kind that rounds: the greatest difference to the variant on the cases, and the relative one.
+        self._lost: dict[str, tuple[float, float]] = {}
 
     def build(self, kind: str) -> bytes:
         builders: dict[str, Callable[[], bytes]] = {
             "portable": lambda: program_bytes(self.portable),
             "fast": lambda: program_bytes(self._stages.exported(self._stages.run(self._fast, self._folded))),
+            "int16": self._as_int16,
             "trainable": self._trainable,
             "onnx": self._as_onnx,
             "int8": self._as_int8,
@@ -165,11 +167,11 @@ class _Made:
             notes.append(f"the variant magnifies what float32 rounds off: {factor:.1f} times the usual is allowed")
         if kind in ("onnx", "int8") and (why := recast(self.portable)):
             notes.append(why)
-        if kind == "int8":
-            worst, relative = self._lost
-            # How much 8 bits lose is a finding; that the file does the same after a reload is what is verified.
+        if kind in self._lost:
+            worst, relative = self._lost[kind]
+            # How much rounding loses is a finding; that the file does the same after a reload is what is verified.
             allowed += 2 * worst
-            notes.append(f"relative L2 distance to the variant on the check inputs: {relative:.4f}")
+            notes.append(f"relative L2 distance to the variant on the check inputs: {relative:.2g}")
         return {
             "path": KINDS[kind].file,
             "kind": kind,
@@ -194,15 +196,34 @@ class _Made:
         batches = [tuple(pytree.tree_leaves(batch)) for batch in self._calibration]
         data = int8_bytes(self._as_onnx(), batches or [case.inputs for case in self.cases])
         session = open_session(data)
+        self._lost["int8"] = self._distance(lambda inputs: run_onnx(session, inputs, self._names))
+        return data
+
+    def _as_int16(self) -> bytes:
+        gm = self._stages.run(INT16, self._folded)
+        if all(node.target is not torch.ops.asl.shift_pointwise_int16.default for node in gm.graph.nodes):
+            raise InternalError("no_int16", "No call of it is one that the 16-bit kernel takes.")
+        program = self._stages.exported(gm)
+        module = program.module()
+
+        def run(inputs: Sequence[Any]) -> list[Tensor]:
+            args, kwargs = pytree.tree_unflatten(list(inputs), program.call_spec.in_spec)
+            with torch.no_grad():
+                return [leaf for leaf in pytree.tree_leaves(module(*args, **kwargs)) if isinstance(leaf, Tensor)]
+
+        self._lost["int16"] = self._distance(run)
+        return program_bytes(program)
+
+    def _distance(self, run: Callable[[Sequence[Any]], Sequence[Tensor]]) -> tuple[float, float]:
+        """The greatest difference to the variant on the cases, and the relative L2 distance."""
         pairs = [
             (given.double(), wanted.double())
             for case in self.cases
-            for given, wanted in zip(run_onnx(session, case.inputs, self._names), case.outputs, strict=True)
+            for given, wanted in zip(run(case.inputs), case.outputs, strict=True)
         ]
         worst = max(float((a - b).abs().max()) for a, b in pairs)
         total = sum(float((a - b).square().sum()) for a, b in pairs)
-        self._lost = worst, (total / max(sum(float(b.square().sum()) for _, b in pairs), 1e-30)) ** 0.5
-        return data
+        return worst, (total / max(sum(float(b.square().sum()) for _, b in pairs), 1e-30)) ** 0.5
 
     def _weights(self) -> bytes:
         # Cloned, since the format has no shared memory: tied tensors are stored under each of their names.

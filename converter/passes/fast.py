@@ -8,12 +8,18 @@ from aslconvert.converter.passes.channels_last import channels_last
 from aslconvert.converter.passes.fuse import fuse
 from aslconvert.converter.passes.mix_as_shift import mix_as_shift
 from aslconvert.converter.passes.pool_as_maxima import pool_as_maxima
+from aslconvert.converter.passes.sixteen_bits import sixteen_bits
 from aslconvert.converter.passes.sum_shifts import sum_shifts
 
 
 def fast_form(gm: fx.GraphModule) -> fx.GraphModule:
     """A copy of ``gm`` (as ``replace_sites`` gives it) on the fused op; depthwise blocks as sums, pools as maxima."""
     return pool_as_maxima(sum_shifts(fuse(gm)))
+
+
+def int16_form(gm: fx.GraphModule) -> fx.GraphModule:
+    """The fast form in integers of 16 bits, which rounds: see ``sixteen_bits``. Where no kernel does it, it is slow."""
+    return sixteen_bits(fast_form(gm))
 
 
 def packed_form(gm: fx.GraphModule) -> fx.GraphModule:

@@ -31,6 +31,7 @@ from aslconvert.converter.passes.lower import lower
 from aslconvert.converter.passes.mix_as_shift import mix_as_shift
 from aslconvert.converter.passes.pool_as_maxima import pool_as_maxima
 from aslconvert.converter.passes.prepare import prepare
+from aslconvert.converter.passes.sixteen_bits import sixteen_bits
 from aslconvert.converter.passes.sum_shifts import sum_shifts
 from aslconvert.converter.passes.verify import verify
 
@@ -42,10 +43,13 @@ PASSES: dict[str, Callable[[fx.GraphModule], fx.GraphModule]] = {
     "fuse": fuse,
     "sum_shifts": sum_shifts,
     "pool_as_maxima": pool_as_maxima,
+    "sixteen_bits": sixteen_bits,
     "mix_as_shift": mix_as_shift,
     "channels_last": channels_last,
 }
-"""Those that preserve the numbers; ``replace_sites`` with fitted blocks does not, and is recorded with ``record``."""
+"""Those that preserve the numbers, but for ``ROUNDING``.
+
+``replace_sites`` with fitted blocks does not, and is recorded with ``record``."""
 
 FOLDED = ("fold_batch_norm",)
 """What both forms of a variant start with."""
@@ -58,6 +62,12 @@ FAST = ("fuse", "sum_shifts", "pool_as_maxima")
 
 PACKED = ("mix_as_shift", "fuse", "sum_shifts", "channels_last")
 """The same in channels_last, as ``packed_form`` does."""
+
+INT16 = (*FAST, "sixteen_bits")
+"""From there to 16 bits, as ``int16_form`` does."""
+
+ROUNDING = ("sixteen_bits",)
+"""Passes that round on purpose: what that costs is a finding, and no defect."""
 
 PRESERVED = 1e-4
 """Largest difference relative to the largest output that a pass may make: float32 sums in another order."""
@@ -108,7 +118,7 @@ class Stages:
     def run(self, names: Sequence[str], gm: fx.GraphModule) -> fx.GraphModule:
         """``gm`` after the named passes. Raises InternalError naming the pass that broke the graph."""
         for name in names:
-            gm = self.record(name, gm, PASSES[name](gm))
+            gm = self.record(name, gm, PASSES[name](gm), preserves=name not in ROUNDING)
         return gm
 
     def record(

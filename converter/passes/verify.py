@@ -10,7 +10,8 @@ from aslconvert.converter.errors import InternalError
 from aslconvert.converter.ir.graph import CONV_BY_AXES, attribute
 
 _FUSED = (torch.ops.asl.shift_pointwise.default, torch.ops.asl.shift_pointwise_packed.default)
-_SHIFTS = (torch.ops.asl.active_shift.default, *_FUSED)
+_PAIRS = torch.ops.asl.shift_pointwise_int16.default
+_SHIFTS = (torch.ops.asl.active_shift.default, *_FUSED, _PAIRS)
 
 
 def verify(gm: fx.GraphModule) -> fx.GraphModule:
@@ -40,7 +41,9 @@ def _check_shift(gm: fx.GraphModule, node: fx.Node) -> None:
     if isinstance(source, fx.Node) and source.op == "get_attr" and attribute(gm, source.target).shape != (rows,):
         raise InternalError("bad_graph", f"'{node.name}' has {rows} shifts but another number of sources.")
     weight = rest[0]
-    fused = node.target in _FUSED
+    if node.target is _PAIRS:
+        rows = (rows + 1) // 2
+    fused = node.target in (*_FUSED, _PAIRS)
     if fused and isinstance(weight, fx.Node) and attribute(gm, weight.target).shape[1] != rows:
         raise InternalError("bad_graph", f"'{node.name}' has {rows} rows but weights for another number.")
 

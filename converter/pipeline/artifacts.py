@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from aslconvert.converter.export.int8 import open_session, run_onnx
 from aslconvert.converter.export.verify import SUMS, verify_dir
 from aslconvert.converter.export.write import CHECK, MANIFEST, left_out, write_artifacts
 from aslconvert.converter.options import ConvertOptions
+from aslconvert.converter.passes.fast import int16_form
 from aslconvert.converter.passes.stages import Stages
-from aslconvert.converter.pipeline.judge import Judge
+from aslconvert.converter.pipeline.judge import Judge, Score
 from aslconvert.converter.pipeline.plan_file import PLAN
 from aslconvert.converter.pipeline.subject import Subject
 from aslconvert.converter.pipeline.variants import Made
@@ -40,8 +41,8 @@ def prove(
 ) -> tuple[list[Artifact], dict[str, str]]:
     """Write the artifacts of ``best`` into ``out`` and reload each; also which could not be made, and why.
 
-    ``packed`` chooses the fast form in channels_last. The 8-bit form is another function than the variant: it is
-    scored by ``judge`` like a variant of its own.
+    ``packed`` chooses the fast form in channels_last. The forms in 8 and 16 bits are other functions than the
+    variant: they are scored by ``judge`` like variants of their own.
     Raises VerificationFailed for an artifact that does not reproduce the variant.
     """
     done = "replace_sites" if best.cut is None else "replace_and_prune"
@@ -61,7 +62,7 @@ def prove(
     sizes = {item["path"]: item["bytes"] for item in written}
     artifacts = []
     for proof in verify_dir(out):
-        score = judge.score(_onnx(out / proof["path"])) if proof["kind"] == "int8" else None
+        score = _own_score(proof, out, best, judge)
         artifacts.append(
             Artifact(
                 path=proof["path"],
@@ -78,6 +79,13 @@ def prove(
             )
         )
     return artifacts, left_out(out)
+
+
+def _own_score(proof: Mapping[str, Any], out: Path, best: Made, judge: Judge) -> Score | None:
+    """Of an artifact that is another function than the variant."""
+    if proof["kind"] == "int8":
+        return judge.score(_onnx(out / proof["path"]))
+    return judge.score(int16_form(best.gm)) if proof["kind"] == "int16" else None
 
 
 def write_report(out: Path, report: Report, plan: bytes) -> None:

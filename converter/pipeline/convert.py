@@ -26,7 +26,7 @@ from aslconvert.converter.pipeline.planning import Planned, Survey, load_plans, 
 from aslconvert.converter.pipeline.pruned import pruned_plans
 from aslconvert.converter.pipeline.state import State
 from aslconvert.converter.pipeline.subject import Subject, open_subject
-from aslconvert.converter.pipeline.timing import ORIGINAL, Timer
+from aslconvert.converter.pipeline.timing import ORIGINAL, Timer, scored_form
 from aslconvert.converter.pipeline.variants import Made, Workshop, focused
 from aslconvert.converter.progress import Progress, SilentProgress
 from aslconvert.converter.prune.channels import need_torch_pruning
@@ -95,7 +95,7 @@ class _Conversion:
             )
 
     def run(self) -> Report:
-        timer = Timer(self.subject.example, threads=self.threads, seed=self.options.seed)
+        timer = Timer(self.subject.example, threads=self.threads, seed=self.options.seed, int16=self.options.int16)
         try:
             with self._timed("original"):
                 self.progress.stage("time the original")
@@ -213,12 +213,15 @@ class _Conversion:
                 v.planned.id: fastest / min(value.p50_ms for value in latency[v.planned.id].values()) for v in made
             }
             validate = self._judge_of("validate")
-            chosen_by = [Point(v.planned.id, speedups[v.planned.id], validate.score(v.gm).loss) for v in made]
+            forms = {v.planned.id: scored_form(v.gm, latency[v.planned.id]) for v in made}
+            chosen_by = [
+                Point(v.planned.id, speedups[v.planned.id], validate.score(forms[v.planned.id][1]).loss) for v in made
+            ]
             min_speedup, max_drop = self._wish()
             chosen, self._met = choose(chosen_by, min_speedup=min_speedup, max_drop=max_drop)
             chosen = chosen if self.decided is None else self.decided.chosen
             test = self._judge_of("test")
-            scores = {v.planned.id: test.score(v.gm) for v in made}
+            scores = {key: test.score(form) for key, (_, form) in forms.items()}
             worse = dominated([Point(key, speedups[key], score.loss) for key, score in scores.items()])
         best = next(v for v in made if v.planned.id == chosen)
         with self._timed("artifacts"):
@@ -234,7 +237,13 @@ class _Conversion:
             sites=record.site_records(subject, best.planned.plan, best, found),
             variants=[
                 record.variant_record(
-                    v, subject, scores[v.planned.id], latency[v.planned.id], fastest, dominated=v.planned.id in worse
+                    v,
+                    subject,
+                    scores[v.planned.id],
+                    latency[v.planned.id],
+                    fastest,
+                    dominated=v.planned.id in worse,
+                    precision=forms[v.planned.id][0],
                 )
                 for v in made
             ],

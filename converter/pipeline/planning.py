@@ -22,6 +22,7 @@ from aslconvert.converter.search.costs import Costs, site_costs
 from aslconvert.converter.search.damage import Damage, site_damage
 from aslconvert.converter.search.plan import Plan, candidates_of, fastest_ms, plan_of, solve_plan
 from aslconvert.converter.threads import torch_threads
+from aslconvert.kernels import has_int16
 
 LADDER = (0.6, 0.8, 1.0, 1.25, 1.6)
 """Speed-ups tried, as factors on the asked one."""
@@ -90,7 +91,8 @@ def survey(
     """Measure what each candidate of each site costs and damages."""
     progress.stage("cost of each site")
     with torch_threads(threads):
-        measured = site_costs(subject.gm, subject.sites, subject.example, seed=options.seed)
+        int16 = options.int16 and has_int16()
+        measured = site_costs(subject.gm, subject.sites, subject.example, seed=options.seed, int16=int16)
     progress.stage("damage of each site")
     open_sites = [site for site in subject.sites if site.name not in measured.kept]
     importance = output_importance(subject.gm, open_sites, batches[:2], seed=options.seed)

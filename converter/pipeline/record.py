@@ -29,6 +29,7 @@ from aslconvert.converter.report.schema import (
     MetricValue,
     ModelInfo,
     Original,
+    Precision,
     PrunedGroup,
     Pruning,
     Report,
@@ -52,9 +53,19 @@ def original_record(subject: Subject, metric: MetricValue | None, latency: Mappi
 
 
 def variant_record(
-    made: Made, subject: Subject, score: Score, latency: Mapping[str, Latency], fastest_ms: float, *, dominated: bool
+    made: Made,
+    subject: Subject,
+    score: Score,
+    latency: Mapping[str, Latency],
+    fastest_ms: float,
+    *,
+    dominated: bool,
+    precision: Precision,
 ) -> Variant:
-    """A healed and measured variant; ``fastest_ms`` is the original's median in its fastest runtime."""
+    """A healed and measured variant; ``fastest_ms`` is the original's median in its fastest runtime.
+
+    ``precision`` says in which form ``score`` was taken.
+    """
     counts = count(made.gm, subject.example)
     left = _rows(made.gm)
     return Variant(
@@ -72,6 +83,7 @@ def variant_record(
         macs=counts.macs,
         bytes=counts.bytes,
         dominated=dominated,
+        precision=precision,
         note=f"healed {made.healing_seconds:.0f} s, {made.healing_steps} steps, "
         f"distillation loss {made.first_loss:.4g} to {made.last_loss:.4g}",
         pruning=None if made.cut is None else _pruning(made.cut),

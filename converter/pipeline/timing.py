@@ -23,24 +23,30 @@ from aslconvert.converter.errors import AslconvertError
 from aslconvert.converter.export.onnx import onnx_bytes
 from aslconvert.converter.export.reexport import reexport
 from aslconvert.converter.ir.graph import copy_graph
-from aslconvert.converter.passes.fast import fast_form, packed_form
+from aslconvert.converter.passes.fast import fast_form, int16_form, packed_form
 from aslconvert.converter.passes.lower import lower
-from aslconvert.converter.report.schema import LatencyValue
+from aslconvert.converter.report.schema import LatencyValue, Precision
 from aslconvert.converter.threads import torch_threads
+from aslconvert.kernels import has_int16
 
 ORIGINAL = "original"
 FINAL_ROUNDS = 15
 FORM_ROUNDS = 5
+
+INT16 = "torch_int16"
+"""The runtime of variants in 16 bits: what they give there is another function, scored by itself."""
 
 
 class Timer:
     """Holds runners by (model, runtime) and times them together.
 
     The original runs as it came in: eager in both layouts, compiled, in ONNX Runtime and in OpenVINO. A variant runs
-    on the fused op in eager torch and lowered in the last two; compiled too where asked, which takes half a minute.
+    on the fused op in eager torch, in float32 and in 16 bits (unless ``int16`` is False, or no kernel does it), and
+    lowered in the last two; compiled too where asked, which takes half a minute.
     """
 
-    def __init__(self, example: tuple[Tensor, ...], *, threads: int, seed: int) -> None:
+    def __init__(self, example: tuple[Tensor, ...], *, threads: int, seed: int, int16: bool = True) -> None:
+        self._int16 = int16 and has_int16()
         self._example = example
         self._threads = threads
         self._seed = seed
@@ -69,6 +75,8 @@ class Timer:
         """
         self._runners[name, "torch"] = torch_runner(fast_form(gm), self._example)
         self._runners[name, "torch_channels_last"] = torch_runner(packed_form(gm), self._example)
+        if self._int16:
+            self._runners[name, INT16] = torch_runner(int16_form(gm), self._example)
         self._add_onnx(name, lambda: lower(gm))
 
     def add_compiled(self, name: str, gm: fx.GraphModule) -> None:
@@ -100,6 +108,8 @@ class Timer:
             "torch": torch_runner(fast_form(gm), self._example),
             "torch_channels_last": torch_runner(packed_form(gm), self._example),
         }
+        if self._int16:
+            runners[INT16] = torch_runner(int16_form(gm), self._example)
         runner = {"onnxruntime": onnx_runner, "openvino": openvino_runner}.get(runtime)
         if lowered and runner is not None:
             path = Path(self._folder.name) / "trial.onnx"
@@ -149,6 +159,13 @@ class Timer:
                 self.unavailable[runtime] = error.message
             else:
                 self.unavailable[f"{runtime} of {name}"] = error.message
+
+
+def scored_form(gm: fx.GraphModule, latency: Mapping[str, Latency]) -> tuple[Precision, fx.GraphModule]:
+    """What a variant's accuracy is measured on: ``gm`` itself, or its 16-bit form where that runs fastest."""
+    if min(latency, key=lambda runtime: latency[runtime].p50_ms) == INT16:
+        return "int16", int16_form(gm)
+    return "float32", gm
 
 
 def latency_values(table: Mapping[str, Latency]) -> dict[str, LatencyValue]:

@@ -13,7 +13,8 @@ from aslconvert.converter.errors import UsageError
 
 SCHEMA_VERSION = 1
 
-Runtime = str  # "torch", "torch_channels_last", "compile", "onnxruntime", "openvino"
+Runtime = str  # "torch", "torch_channels_last", "compile", "onnxruntime", "openvino"; of variants "torch_int16" too
+Precision = Literal["float32", "int16"]
 Interval = tuple[float, float]  # 95 %, low and high
 Count = Annotated[int, Field(ge=0)]
 Milliseconds = Annotated[float, Field(ge=0)]
@@ -177,7 +178,8 @@ class Pruning(_Record):
 class Variant(_Record):
     """A model built from a plan, healed and measured. Rows in ``plan`` are those that are left after pruning.
 
-    ``speedup`` is, for each runtime, the original's median in ITS fastest runtime over this variant's median.
+    ``speedup`` is, for each runtime, the original's median in ITS fastest runtime over this variant's median. Metric,
+    loss and agreement are those of the form that runs fastest: in ``precision``.
     """
 
     id: str
@@ -191,6 +193,7 @@ class Variant(_Record):
     macs: Count
     bytes: Count
     dominated: bool
+    precision: Precision = "float32"
     note: str = ""
     pruning: Pruning | None = None
 

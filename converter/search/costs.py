@@ -16,7 +16,7 @@ from aslconvert.converter.cost.latency import Latency, measure, ratio
 from aslconvert.converter.cost.runtimes import torch_runner
 from aslconvert.converter.ir.graph import CONV_BY_AXES, aten
 from aslconvert.converter.ir.site import ConvSite
-from aslconvert.converter.passes.fast import fast_form
+from aslconvert.converter.passes.fast import fast_form, int16_form
 from aslconvert.converter.passes.parameters import put_buffer, put_parameter
 from aslconvert.converter.passes.replace_sites import join
 from aslconvert.converter.search.candidates import row_grid, stand_in
@@ -51,8 +51,12 @@ def input_shapes(
     return {site.name: recorder.shapes[nodes[site.node].args[0]] for site in sites}
 
 
-def site_costs(gm: fx.GraphModule, sites: Sequence[ConvSite], inputs: tuple[Tensor, ...], *, seed: int) -> SiteCosts:
+def site_costs(
+    gm: fx.GraphModule, sites: Sequence[ConvSite], inputs: tuple[Tensor, ...], *, seed: int, int16: bool = False
+) -> SiteCosts:
     """Latency of the kept convolution (eager torch) and of each row count (fast form), per call of the site.
+
+    ``int16``: in the 16-bit form.
 
     The gate keeps a site unless some candidate with fewer rows than all taps is faster than the convolution with 95 %
     confidence, over rounds in which both were timed. Tied sites are kept only if every one of them is.
@@ -75,7 +79,7 @@ def site_costs(gm: fx.GraphModule, sites: Sequence[ConvSite], inputs: tuple[Tens
         x = torch.rand(shapes[site.name], generator=torch.Generator().manual_seed(seed)).to(site.dtype)
         runners[f"{index}:keep"] = _keep_runner(site, x, relu=kind[-1])
         for rows in row_grid(site, probed=True):
-            runners[f"{index}:{rows}"] = _rows_runner(site, x, rows, relu=kind[-1], seed=seed)
+            runners[f"{index}:{rows}"] = _rows_runner(site, x, rows, relu=kind[-1], seed=seed, int16=int16)
     timed = measure(runners, rounds=ROUNDS, min_time=MIN_TIME, seed=seed)
     by_kind: dict[tuple[Any, ...], Costs] = {}
     gated: dict[tuple[Any, ...], str] = {}
@@ -184,7 +188,7 @@ def _transposed_runner(site: ConvSite, x: Tensor, *, relu: bool) -> Callable[[],
     return run
 
 
-def _rows_runner(site: ConvSite, x: Tensor, rows: int, *, relu: bool, seed: int) -> Callable[[], Any]:
+def _rows_runner(site: ConvSite, x: Tensor, rows: int, *, relu: bool, seed: int, int16: bool) -> Callable[[], Any]:
     """The candidate by itself, in the form that a converted network would run it in."""
     block = stand_in(site, rows, seed=seed)
     one = [1] * len(site.geometry.kernel)
@@ -205,4 +209,4 @@ def _rows_runner(site: ConvSite, x: Tensor, rows: int, *, relu: bool, seed: int)
         node.meta.update(shape=shape, dtype=site.dtype)
     last = join(graph, mixed, site)
     graph.output(graph.call_function(aten.relu.default, (last,)) if relu else last)
-    return torch_runner(fast_form(fx.GraphModule(root, graph)), [x])
+    return torch_runner((int16_form if int16 else fast_form)(fx.GraphModule(root, graph)), [x])

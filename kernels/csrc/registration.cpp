@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "cpu/loops.h"
+#include "cpu/plane_tiles.h"
 #ifdef ASL_CUDA_ARCHITECTURES
 #include "cuda/launchers.h"
 #endif
@@ -37,6 +38,7 @@ static std::string cuda_info() { return ";cuda=none"; }
 
 extern "C" __attribute__((visibility("default"))) const char* asl_build_info() {
   static const std::string text = std::string("isa=") + asl::isa_name() + ";compiler=" + ASL_COMPILER +
+                                  ";int16=" + (asl::pair_tiles() != nullptr ? "vnni" : "none") +
                                   ";torch_target=" + ASL_TORCH_TARGET + cuda_info();
   return text.c_str();
 }
