@@ -82,6 +82,14 @@ def right_call(draw: Random, names: Sequence[str], dtypes: Sequence[str]) -> Arg
         "packed": tensor(draw, [(outputs + 15) // 16, rows, 16], dtype),
         "out_channels": outputs,
     }
+    if "scale" in names:
+        # The op in 16-bit integers has weights and types of its own.
+        for name in ("x", "bias", "residual"):
+            if made[name] is not None:
+                made[name] = {**made[name], "dtype": "float32"}
+        fill = draw.choice(["normal", "spread", "zero"])
+        made["weight"] = tensor(draw, [(outputs + 7) // 8, (rows + 1) // 2, 8, 2], "int16", fill=fill)
+        made["scale"] = tensor(draw, [outputs], "float32")
     return {name: made[name] for name in names}
 
 

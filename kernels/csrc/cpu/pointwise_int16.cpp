@@ -20,6 +20,7 @@ thread_local Scratch panel_scratch;
 
 // A panel of pairs has two rows where one of floats has one (see pointwise_planes.cpp).
 constexpr int64_t kMostRows = 640;
+constexpr uint32_t kInfinity = 0x7f800000;
 // Samples reach no further than this, even where rounding lifts them a little.
 constexpr int64_t kMostSample = 32000;
 
@@ -97,6 +98,9 @@ bool in_pairs(const Problem& problem, const Tensor& x, const Tensor& shift, cons
       remembered<PlanePlan>(problem, shift, [&] { return plan_planes(problem, split_shifts<float>(problem, shift)); });
   const PlaneTiles& planes = *plane_tiles();
   const PairTiles& loops = *pair_tiles();
+  const float* scale = static_cast<const float*>(weight.scale.data_ptr());
+  // A weight of zero times infinity is a NaN: float kernels know.
+  if (loops.largest(scale, weight.out_channels) >= kInfinity) return false;
   const PlaneSize size{extent.size[1], extent.size[2], extent.out[1], extent.out[2]};
   const int64_t sum = std::max<int64_t>(loops.largest_sum(weight.data(), weight.pairs, weight.out_channels), 1);
   const float most = static_cast<float>(std::clamp<int64_t>(INT32_MAX / sum - 1, 1, kMostSample));
@@ -104,7 +108,7 @@ bool in_pairs(const Problem& problem, const Tensor& x, const Tensor& shift, cons
   PairProduct product{};
   product.pairs = weight.pairs;
   product.weight = weight.data();
-  product.scale = static_cast<const float*>(weight.scale.data_ptr());
+  product.scale = scale;
   product.bias = bias.has_value() ? static_cast<const float*>(bias->data_ptr()) : nullptr;
   product.relu = relu;
   product.output_step = out_pixels;
@@ -113,7 +117,7 @@ bool in_pairs(const Problem& problem, const Tensor& x, const Tensor& shift, cons
   const int64_t bands = (size.out_height + band - 1) / band;
   const auto run = [&](int64_t item) {
     const int64_t n = item / bands, y0 = item % bands * band, y1 = std::min(size.out_height, y0 + band);
-    const float scale = range[n] > 0.0f ? most / range[n] : 0.0f;
+    const float to_whole = range[n] > 0.0f ? most / range[n] : 0.0f;
     PairProduct job = product;
     job.step = range[n] / most;
     job.pixels = (y1 - y0) * size.out_width;
@@ -126,7 +130,7 @@ bool in_pairs(const Problem& problem, const Tensor& x, const Tensor& shift, cons
       const PlaneRow& row = plan->rows[k];
       const PlaneRow& next = plan->rows[std::min(k + 1, problem.rows - 1)];
       planes.sample({from + row.channel * pixels, &row, size, y0, y1, panel + k / 2 * job.panel_step,
-                     from + next.channel * pixels, k % 2 == 0 ? PlaneJob::Into::low : PlaneJob::Into::high, scale});
+                     from + next.channel * pixels, k % 2 == 0 ? PlaneJob::Into::low : PlaneJob::Into::high, to_whole});
     }
     const int64_t offset = n * weight.out_channels * out_pixels + y0 * size.out_width;
     job.output = static_cast<float*>(output.data_ptr()) + offset;
