@@ -6,7 +6,7 @@ from torch import fx
 
 from aslconvert.converter.passes.channels_last import channels_last
 from aslconvert.converter.passes.fuse import fuse
-from aslconvert.converter.passes.mix_as_shift import mix_as_shift
+from aslconvert.converter.passes.mix_as_shift import mix_as_shift, mix_stride_one
 from aslconvert.converter.passes.pool_as_maxima import pool_as_maxima
 from aslconvert.converter.passes.sixteen_bits import sixteen_bits
 from aslconvert.converter.passes.sum_shifts import sum_shifts
@@ -18,8 +18,11 @@ def fast_form(gm: fx.GraphModule) -> fx.GraphModule:
 
 
 def int16_form(gm: fx.GraphModule) -> fx.GraphModule:
-    """The fast form in integers of 16 bits, which rounds: see ``sixteen_bits``. Where no kernel does it, it is slow."""
-    return sixteen_bits(fast_form(gm))
+    """The fast form in integers of 16 bits, plain 1x1 convolutions included. It rounds: see ``sixteen_bits``.
+
+    Where no kernel does it, it computes in float32.
+    """
+    return sixteen_bits(fast_form(mix_stride_one(gm)))
 
 
 def packed_form(gm: fx.GraphModule) -> fx.GraphModule:

@@ -7,6 +7,7 @@ in place, and take bias, residual and ReLU along, which the library's convolutio
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,9 +24,18 @@ LEAST_CHANNELS = 16
 
 def mix_as_shift(gm: fx.GraphModule) -> fx.GraphModule:
     """A copy of ``gm`` whose plain 1x1 convolutions read an ``active_shift`` by zero."""
+    return _mixed(gm, lambda call: True)
+
+
+def mix_stride_one(gm: fx.GraphModule) -> fx.GraphModule:
+    """The same, but only of stride one: those that the kernel has in 16 bits."""
+    return _mixed(gm, lambda call: all(step == 1 for step in _pair(call["stride"])))
+
+
+def _mixed(gm: fx.GraphModule, wanted: Callable[[dict[str, Any]], bool]) -> fx.GraphModule:
     gm = copy_graph(gm)
     for node in list(gm.graph.nodes):
-        if node.target is aten.conv2d.default and _plain(gm, node):
+        if node.target is aten.conv2d.default and _plain(gm, node) and wanted(arguments(node)):
             _rewrite(gm, node)
     gm.recompile()
     return verify(gm)

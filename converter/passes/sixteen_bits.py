@@ -17,7 +17,7 @@ from aslconvert.converter.passes.parameters import drop_unused, free_name, put_b
 from aslconvert.converter.passes.verify import verify
 from aslconvert.kernels.reference import pack_int16
 
-MOST_ROWS = 640
+MOST_ROWS = 2048
 """Rows beyond which the kernel computes in float32 all the same."""
 
 

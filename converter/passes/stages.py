@@ -28,7 +28,7 @@ from aslconvert.converter.passes.channels_last import channels_last
 from aslconvert.converter.passes.fold_batch_norm import fold_batch_norm
 from aslconvert.converter.passes.fuse import fuse
 from aslconvert.converter.passes.lower import lower
-from aslconvert.converter.passes.mix_as_shift import mix_as_shift
+from aslconvert.converter.passes.mix_as_shift import mix_as_shift, mix_stride_one
 from aslconvert.converter.passes.pool_as_maxima import pool_as_maxima
 from aslconvert.converter.passes.prepare import prepare
 from aslconvert.converter.passes.sixteen_bits import sixteen_bits
@@ -45,6 +45,7 @@ PASSES: dict[str, Callable[[fx.GraphModule], fx.GraphModule]] = {
     "pool_as_maxima": pool_as_maxima,
     "sixteen_bits": sixteen_bits,
     "mix_as_shift": mix_as_shift,
+    "mix_stride_one": mix_stride_one,
     "channels_last": channels_last,
 }
 """Those that preserve the numbers, but for ``ROUNDING``.
@@ -63,7 +64,7 @@ FAST = ("fuse", "sum_shifts", "pool_as_maxima")
 PACKED = ("mix_as_shift", "fuse", "sum_shifts", "channels_last")
 """The same in channels_last, as ``packed_form`` does."""
 
-INT16 = (*FAST, "sixteen_bits")
+INT16 = ("mix_stride_one", *FAST, "sixteen_bits")
 """From there to 16 bits, as ``int16_form`` does."""
 
 ROUNDING = ("sixteen_bits",)

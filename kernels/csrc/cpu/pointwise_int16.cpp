@@ -19,7 +19,7 @@ using torch::headeronly::ScalarType;
 thread_local Scratch panel_scratch;
 
 // A panel of pairs has two rows where one of floats has one (see pointwise_planes.cpp).
-constexpr int64_t kMostRows = 640;
+constexpr int64_t kMostRows = 2048;
 constexpr uint32_t kInfinity = 0x7f800000;
 // Samples reach no further than this, even where rounding lifts them a little.
 constexpr int64_t kMostSample = 32000;
