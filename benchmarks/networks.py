@@ -4,8 +4,8 @@
 
 The rows are stand-ins that nothing was fitted with: what is measured is speed alone. Everything is timed interleaved at
 batch 1. In each precision a network counts in its fastest form or runtime: float32, 16-bit integers, and 8 bits, to
-which ONNX Runtime's quantiser brings original and converted network alike. Convolutions of fewer than 16 channels are kept.
-Prints a table and writes out/bench/networks.json.
+which ONNX Runtime's quantiser brings original and converted network alike. Convolutions of fewer than 16 channels are
+kept. Prints a table and writes out/bench/networks.json.
 """
 
 from __future__ import annotations

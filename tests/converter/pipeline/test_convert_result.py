@@ -24,6 +24,7 @@ from aslconvert.converter.export.verify import check_dir
 from aslconvert.converter.options import DEFAULT_ARTIFACTS
 from aslconvert.converter.pipeline.convert import tell_if_missed
 from aslconvert.converter.report.schema import Report, read_report
+from aslconvert.kernels import has_int16
 
 WISH = 1.2
 
@@ -114,6 +115,13 @@ def test_the_frontier_has_at_least_five_points_and_its_ends_are_not_dominated(re
         assert not best.dominated
     assert all(0 <= v.agreement.relative_l2 < 1 for v in report.variants)
     assert all("torch" in v.latency and v.latency["torch"].p50_ms > 0 for v in report.variants)
+
+
+def test_accuracy_is_that_of_the_form_that_runs_fastest(report: Report) -> None:
+    for variant in report.variants:
+        assert ("torch_int16" in variant.latency) == has_int16()
+        assert variant.precision == ("int16" if variant.fastest_runtime == "torch_int16" else "float32")
+    assert [artifact.kind for artifact in report.artifacts if artifact.agreement is not None] == ["int16"]
 
 
 def test_the_report_says_what_every_convolution_became(report: Report) -> None:

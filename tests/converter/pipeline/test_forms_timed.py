@@ -1,0 +1,42 @@
+"""Which forms of a variant are timed, and which of them its accuracy is measured on."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from aslconvert.converter.cost.latency import Latency, summarise
+from aslconvert.converter.ir.graph import find_sites, graph_module
+from aslconvert.converter.ir.load import load_program
+from aslconvert.converter.passes.replace_sites import replace_sites
+from aslconvert.converter.pipeline.timing import INT16, Timer, scored_form
+from aslconvert.converter.search.candidates import stand_in
+from aslconvert.kernels import has_int16
+
+
+def latency(milliseconds: float) -> Latency:
+    return summarise([milliseconds] * 3)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_16_bits_are_timed_where_there_is_a_kernel_and_nobody_minds(wanted: bool, workshop: Path) -> None:
+    gm = graph_module(load_program(str(workshop / "net.pt2")))
+    converted = replace_sites(gm, {site.name: stand_in(site, 16) for site in find_sites(gm)[0]})
+    timer = Timer((torch.randn(1, 3, 48, 48),), threads=1, seed=0, int16=wanted)
+    try:
+        timer.add_variant("x", converted)
+        assert (INT16 in timer.measure(rounds=3)["x"]) == (wanted and has_int16())
+    finally:
+        timer.close()
+
+
+def test_the_fastest_form_is_scored(workshop: Path) -> None:
+    gm = graph_module(load_program(str(workshop / "net.pt2")))
+    converted = replace_sites(gm, {site.name: stand_in(site, 16) for site in find_sites(gm)[0]})
+    x = torch.randn(1, 3, 48, 48)
+    assert scored_form(converted, {"torch": latency(1.0), INT16: latency(1.1)}) == ("float32", converted)
+    precision, form = scored_form(converted, {"torch": latency(1.0), INT16: latency(0.9)})
+    assert precision == "int16"
+    with torch.no_grad():
+        assert (torch.equal(form(x), converted(x))) is not has_int16()
+        torch.testing.assert_close(form(x), converted(x), rtol=1e-2, atol=1e-2)
