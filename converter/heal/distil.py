@@ -26,7 +26,7 @@ BATCH = 8
 CHECKPOINT_SECONDS = 10.0
 
 
-FULL_RATE_LOSS = 0.01
+FULL_RATE_LOSS = 0.02
 """Starts that are closer to the original than this take smaller steps, in proportion: large ones would undo the fit."""
 
 LEAST_RATE = 0.1

@@ -36,7 +36,7 @@ from aslconvert.converter.threads import torch_threads
 
 Batches = list[tuple[Tensor, ...]]
 
-HEAL_PIXELS = 6 << 20
+HEAL_PIXELS = 12 << 20
 """Input positions whose answers the original gives once, for all variants."""
 
 LEAST_HEAL_SAMPLES = 256

@@ -106,7 +106,7 @@ def _variant_row(report: Report, variant: Variant) -> dict[str, str]:
     return {
         "id": variant.id,
         "kind": "chosen" if variant.id == report.chosen else "dominated" if variant.dominated else "",
-        "note": ", ".join(filter(None, (variant.note, _cut(variant), "dominated" if variant.dominated else ""))),
+        "note": ", ".join(filter(None, _notes(variant))),
         **_metric_cells(variant.metric),
         "loss": _NONE if variant.loss is None else f"{variant.loss.value:.3g}",
         "loss_ci": "" if variant.loss is None else _interval(variant.loss.ci),
@@ -119,6 +119,13 @@ def _variant_row(report: Report, variant: Variant) -> dict[str, str]:
         "macs": _count(variant.macs),
         "sites": f"{shifted} of {len(variant.plan)}",
     }
+
+
+def _notes(variant: Variant) -> tuple[str, ...]:
+    error = variant.prediction_error
+    predicted = "" if error is None else f"predicted {variant.predicted_speedup:.2f}x, {abs(error):.0%} off"
+    rounded = "scored in 16-bit integers" if variant.precision == "int16" else ""
+    return variant.note, predicted, rounded, _cut(variant), "dominated" if variant.dominated else ""
 
 
 def _cut(variant: Variant) -> str:

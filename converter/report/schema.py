@@ -194,6 +194,9 @@ class Variant(_Record):
     bytes: Count
     dominated: bool
     precision: Precision = "float32"
+    predicted_speedup: float | None = Field(
+        default=None, gt=0, description="of a stand-in with the same rows, timed before anything was fitted"
+    )
     note: str = ""
     pruning: Pruning | None = None
 
@@ -206,6 +209,11 @@ class Variant(_Record):
     def best_speedup(self) -> float:
         """The speed-up in this variant's fastest runtime."""
         return self.speedup[self.fastest_runtime]
+
+    @property
+    def prediction_error(self) -> float | None:
+        """How much longer the variant takes than the plan said, as a share; negative where it is faster."""
+        return None if self.predicted_speedup is None else self.predicted_speedup / self.best_speedup - 1
 
 
 class Artifact(_Record):
