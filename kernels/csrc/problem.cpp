@@ -19,13 +19,15 @@ constexpr int64_t kLargest = int64_t{1} << 31;
 // An expanded shift can claim any number of rows without having memory for them; the plan of each is laid out.
 constexpr int64_t kMostRows = int64_t{1} << 24;
 
-std::string text(const Tensor& tensor) {
+std::string text(const std::vector<int64_t>& shape) {
   std::ostringstream out;
   out << '[';
-  for (int64_t d = 0; d < tensor.dim(); ++d) out << (d == 0 ? "" : ", ") << tensor.size(d);
+  for (size_t d = 0; d < shape.size(); ++d) out << (d == 0 ? "" : ", ") << shape[d];
   out << ']';
   return out.str();
 }
+
+std::string text(const Tensor& tensor) { return text({tensor.sizes().begin(), tensor.sizes().end()}); }
 
 // Nobody computes in float16 on a CPU, and the CPU's loops do not take it.
 bool supported(const Tensor& tensor) {
@@ -174,13 +176,16 @@ Tensor empty_output(const Problem& problem, const Tensor& x, int64_t output_chan
   const int64_t axes = static_cast<int64_t>(shape.size());
   std::vector<int64_t> strides(shape.size());
   int64_t step = 1;
+  // Whether the batch itself can be counted is for the allocation to say: it may be empty.
+  bool countable = true;
   const auto take = [&](int64_t d) {
     strides[d] = step;
-    step *= std::max<int64_t>(shape[d], 1);
+    if (d > 0) countable &= !__builtin_mul_overflow(step, std::max<int64_t>(shape[d], 1), &step);
   };
   if (channels_last) take(1);
   for (int64_t d = axes - 1; d >= (channels_last ? 2 : 0); --d) take(d);
   if (channels_last) take(0);
+  STD_TORCH_CHECK(countable, "active shift: an output of ", text(shape), " has more elements than can be counted");
   int32_t dtype, device_type, device_index;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &dtype));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(x.get(), &device_type));
