@@ -88,7 +88,7 @@ Tensor active_shift(Tensor x, Tensor shift, std::optional<Tensor> source, std::v
     }
     const Tensor planes = problem.channels_last ? empty_output(problem, x, problem.rows, false) : output;
     by_pixels(problem, shifts, from(row_major(x)), to(planes));
-    output = to_problem_format(problem, planes);
+    output = in_problem_format(problem, planes);
   });
   return output;
 }

@@ -6,7 +6,6 @@
 #include <type_traits>
 
 #include <torch/csrc/stable/ops.h>
-#include <torch/headeronly/core/MemoryFormat.h>
 
 #include "../problem.h"
 #include "../rows.h"
@@ -251,16 +250,6 @@ Tensor shift_like(const Tensor& shift, const std::vector<double>& values) {
   return result;
 }
 
-torch::headeronly::MemoryFormat format(const Problem& problem) {
-  using torch::headeronly::MemoryFormat;
-  if (!problem.channels_last) return MemoryFormat::Contiguous;
-  return problem.dims == 2 ? MemoryFormat::ChannelsLast : MemoryFormat::ChannelsLast3d;
-}
-
-Tensor in_problem_format(const Problem& problem, const Tensor& image) {
-  return problem.channels_last ? torch::stable::contiguous(image, format(problem)) : row_major(image);
-}
-
 Tensor nothing(const Tensor& like) {
   const std::vector<int64_t> shape{0};
   return torch::stable::empty(shape, like.scalar_type(), std::nullopt, like.device());
@@ -275,11 +264,8 @@ std::tuple<Tensor, Tensor> active_shift_backward(Tensor grad, Tensor x, Tensor s
   check_grad(problem, grad, x);
   Tensor grad_input = nothing(x);
   Tensor grad_shift = nothing(shift);
-  const auto gradient = [&](torch::headeronly::MemoryFormat order) {
-    const std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end());
-    return torch::stable::empty(shape, x.scalar_type(), std::nullopt, x.device(), std::nullopt, order);
-  };
-  if (need_input) grad_input = gradient(format(problem));
+  const std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end());
+  if (need_input) grad_input = empty_like(x, shape, problem.channels_last);
   for_type(x.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
     const auto shifts = split_shifts<compute_t<T>>(problem, shift);
@@ -297,9 +283,9 @@ std::tuple<Tensor, Tensor> active_shift_backward(Tensor grad, Tensor x, Tensor s
       const auto taps = sample_taps(shifts);
       const Tensor upstream = row_major(grad), input = row_major(x);
       if (need_input) {
-        const Tensor planes = problem.channels_last ? gradient(torch::headeronly::MemoryFormat::Contiguous) : grad_input;
+        const Tensor planes = problem.channels_last ? empty_like(x, shape, false) : grad_input;
         (keeps_size(problem) ? input_by_pixels<T> : input_by_taps<T>)(problem, taps, data(upstream), data(planes));
-        grad_input = to_problem_format(problem, planes);
+        grad_input = in_problem_format(problem, planes);
       }
       if (need_shift) slopes = shift_by_pixels<T>(problem, shifts, taps, data(input), data(upstream));
     }

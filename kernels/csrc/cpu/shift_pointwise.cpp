@@ -192,7 +192,7 @@ Tensor by_rows(const Problem& problem, const Tensor& x, const Tensor& shift, con
                const Addends& addends, const Tensor& output) {
   const Tensor input = row_major(x);
   const Tensor plain_weight = row_major(weight);
-  const Tensor residual = addends.residual.has_value() ? to_problem_format(problem, row_major(*addends.residual)) : x;
+  const Tensor residual = addends.residual.has_value() ? in_problem_format(problem, *addends.residual) : x;
   for_type(x.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
     const T* bias = addends.bias.has_value() ? static_cast<const T*>(addends.bias->data_ptr()) : nullptr;
