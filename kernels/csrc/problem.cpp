@@ -2,6 +2,7 @@
 #include "problem.h"
 
 #include <sstream>
+#include <stdexcept>
 
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/core/MemoryFormat.h>
@@ -19,13 +20,15 @@ constexpr int64_t kLargest = int64_t{1} << 31;
 // An expanded shift can claim any number of rows without having memory for them; the plan of each is laid out.
 constexpr int64_t kMostRows = int64_t{1} << 24;
 
-std::string text(const Tensor& tensor) {
+std::string text(const std::vector<int64_t>& shape) {
   std::ostringstream out;
   out << '[';
-  for (int64_t d = 0; d < tensor.dim(); ++d) out << (d == 0 ? "" : ", ") << tensor.size(d);
+  for (size_t d = 0; d < shape.size(); ++d) out << (d == 0 ? "" : ", ") << shape[d];
   out << ']';
   return out.str();
 }
+
+std::string text(const Tensor& tensor) { return text({tensor.sizes().begin(), tensor.sizes().end()}); }
 
 // Nobody computes in float16 on a CPU, and the CPU's loops do not take it.
 bool supported(const Tensor& tensor) {
@@ -52,6 +55,16 @@ bool is_channels_last(const Tensor& x) {
     if (!matches(d)) return false;
   }
   return matches(0);
+}
+
+// The library keeps the reason of a failure to itself.
+Tensor in_order(const Tensor& x, MemoryFormat format) {
+  try {
+    return torch::stable::contiguous(x, format);
+  } catch (const std::exception&) {
+    throw std::runtime_error("active shift: a tensor of " + text(x) +
+                             " cannot be copied into one piece: not enough memory, or not a dense tensor");
+  }
 }
 
 MemoryFormat last_format(int dims) { return dims == 2 ? MemoryFormat::ChannelsLast : MemoryFormat::ChannelsLast3d; }
@@ -166,34 +179,41 @@ void check_packed(const Problem& problem, const Tensor& x, const Tensor& packed,
   check_addends(problem, x, out_channels, bias, residual);
 }
 
-Tensor row_major(const Tensor& x) { return x.is_contiguous() ? x : torch::stable::contiguous(x); }
+Tensor row_major(const Tensor& x) { return x.is_contiguous() ? x : in_order(x, MemoryFormat::Contiguous); }
+
+Tensor in_problem_format(const Problem& problem, const Tensor& x) {
+  return problem.channels_last ? in_order(x, last_format(problem.dims)) : row_major(x);
+}
 
 Tensor empty_output(const Problem& problem, const Tensor& x, int64_t output_channels, bool channels_last) {
+  return empty_like(x, problem.output_shape(output_channels), channels_last);
+}
+
+Tensor empty_like(const Tensor& x, const std::vector<int64_t>& shape, bool channels_last) {
   // Past the dispatcher, whose search for an op by its name costs as much as a small layer.
-  const std::vector<int64_t> shape = problem.output_shape(output_channels);
   const int64_t axes = static_cast<int64_t>(shape.size());
   std::vector<int64_t> strides(shape.size());
   int64_t step = 1;
+  // Whether the batch itself can be counted is for the allocation to say: it may be empty.
+  bool countable = true;
   const auto take = [&](int64_t d) {
     strides[d] = step;
-    step *= std::max<int64_t>(shape[d], 1);
+    if (d > 0) countable &= !__builtin_mul_overflow(step, std::max<int64_t>(shape[d], 1), &step);
   };
   if (channels_last) take(1);
   for (int64_t d = axes - 1; d >= (channels_last ? 2 : 0); --d) take(d);
   if (channels_last) take(0);
+  STD_TORCH_CHECK(countable, "active shift: a result of ", text(shape), " has more elements than can be counted");
   int32_t dtype, device_type, device_index;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &dtype));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(x.get(), &device_type));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(x.get(), &device_index));
   AtenTensorHandle fresh;
-  TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(axes, shape.data(), strides.data(), dtype, device_type, device_index, &fresh));
+  const AOTITorchError failed =
+      aoti_torch_empty_strided(axes, shape.data(), strides.data(), dtype, device_type, device_index, &fresh);
+  // The library keeps the reason to itself.
+  STD_TORCH_CHECK(failed == AOTI_TORCH_SUCCESS, "active shift: not enough memory for a result of ", text(shape));
   return Tensor(fresh);
-}
-
-Tensor to_problem_format(const Problem& problem, const Tensor& y) {
-  if (!problem.channels_last) return y;
-  return torch::stable::contiguous(y, last_format(problem.dims));
 }
 
 }  // namespace asl

@@ -46,10 +46,12 @@ void check_packed(const Problem& problem, const Tensor& x, const Tensor& packed,
 // The copy in plain row-major order, or the tensor itself.
 Tensor row_major(const Tensor& x);
 
-// An uninitialised tensor of x's type and device, in the problem's memory format or row-major.
+// An uninitialised tensor of x's type and device, in channels_last or row-major. Throws where there is no memory, or
+// where an image of it has more than 2^63 elements: where it returns, its pixels and channels can be multiplied.
+Tensor empty_like(const Tensor& x, const std::vector<int64_t>& shape, bool channels_last);
 Tensor empty_output(const Problem& problem, const Tensor& x, int64_t output_channels, bool channels_last);
 
-// Copies a row-major image into channels_last where the problem asks for it.
-Tensor to_problem_format(const Problem& problem, const Tensor& y);
+// The copy in the problem's memory format, or the tensor itself where it has that.
+Tensor in_problem_format(const Problem& problem, const Tensor& x);
 
 }  // namespace asl

@@ -17,15 +17,6 @@ constexpr double kFar = 1e9;
 constexpr int64_t kWidestFlat = 512;
 constexpr int64_t kMaskBytes = 1 << 20;
 
-float widened(BFloat16 value) {
-  const uint32_t bits = static_cast<uint32_t>(value.bits) << 16;
-  float result;
-  __builtin_memcpy(&result, &bits, sizeof(result));
-  return result;
-}
-float widened(float value) { return value; }
-double widened(double value) { return value; }
-
 // T is the shift's own type: the split runs in its precision, so that every implementation rounds alike.
 template <typename T, typename A>
 void split(const Problem& problem, const Tensor& shift, std::vector<RowShift<A>>& rows) {

@@ -62,6 +62,24 @@ def problem_without_pixels(sizes: list[int], dtype: torch.dtype) -> Problem:
     return Problem(x, shift, torch.arange(31) % 16, [1] * len(sizes), [0] * len(sizes))
 
 
+def problem_of_wide_lines(dtype: torch.dtype, layout: torch.memory_format) -> Problem:
+    """Few output pixels that span far more than the image, so that no loop may ask for memory by the span."""
+    x = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
+    step = 2**20
+    columns = torch.tensor([0.5, 2, 1.5 - step, 3 - 8 * step, -4 - step, 2.5 - 3 * step])
+    shift = torch.stack([torch.tensor([0, 0.5, -1.5, 2, 0, -9]), columns], 1)
+    image = x.contiguous(memory_format=layout)
+    return Problem(image, shift, torch.tensor([0, 2, 2, 1, 1, 0]), [2, step], [1, 8 * step])
+
+
+def problem_of_a_long_line(dtype: torch.dtype) -> Problem:
+    """One line of so many pixels with their channels side by side that sixteen rows of it would not fit."""
+    x = torch.randn(1, 2, 1, 800_000, generator=torch.Generator().manual_seed(0)).to(dtype)
+    shift = torch.tensor([[0, 0.5], [0, -3], [0.5, 1.5]])
+    image = x.contiguous(memory_format=torch.channels_last)
+    return Problem(image, shift, torch.tensor([0, 1, 1]), [1, 1], [-1, -1])
+
+
 def check_close(actual: Tensor, expected: Tensor) -> None:
     """Same shape, type, significant strides, and values within the type's tolerance."""
     assert actual.shape == expected.shape
@@ -107,6 +125,9 @@ def main() -> None:
     for sizes in ([0], [3, 0], [0, 70], [2, 0, 3]):
         for dtype in TOLERANCE:
             check_all_ops(problem_without_pixels(sizes, dtype), 0)
+    for dtype in TOLERANCE:
+        for layout in (torch.contiguous_format, torch.channels_last):
+            check_all_ops(problem_of_wide_lines(dtype, layout), 0)
     info = aslconvert.kernels.build_info()
     sys.stdout.write(f"{info['backend']} {info.get('isa', info.get('reason'))}\n")
 

@@ -120,3 +120,26 @@ def test_the_judge_sees_a_wrong_result(scripts: dict[str, ModuleType], changed: 
     assert judge.compare((right,), (right,), call, values=True)[0] == "value"
     for result in (wrong, right[:, :2], right.double(), right.log()):
         assert judge.compare((result,), (right,), call, values=True)[0] == "wrong"
+
+
+def test_the_judge_allows_no_refusal_but_for_memory_that_is_needed(scripts: dict[str, ModuleType]) -> None:
+    judge = scripts["fuzz_worker"]
+    small, large = {"x": torch.zeros(2, 3)}, torch.empty(2**23, device="meta")
+    short = RuntimeError("not enough memory: you tried to allocate 5 bytes")
+    assert judge._may_refuse(short, small, (large,))
+    assert not judge._may_refuse(short, small, (torch.zeros(9),))
+    assert not judge._may_refuse(RuntimeError("an output line is too long"), small, (large,))
+    shift = {"shift": torch.zeros(1, 2).expand(2**24 + 1, 2)}
+    assert judge._may_refuse(RuntimeError("shift has 16777217 rows, more than 2^24"), shift, ())
+    assert not judge._may_refuse(RuntimeError("shift has 4 rows, more than 2^24"), {"shift": torch.zeros(4, 2)}, ())
+
+
+def test_a_result_too_large_for_the_reference_is_judged_by_its_shape(scripts: dict[str, ModuleType]) -> None:
+    judge, shape = scripts["fuzz_worker"], {"dtype": "float32", "layout": "contiguous", "device": "cpu", "seed": 1}
+    x = {**shape, "shape": [1, 1, 3], "fill": "normal"}
+    shift = {**shape, "shape": [1, 1], "fill": "normal"}
+    arguments = {"x": x, "shift": shift, "source": None, "stride": [1], "delta": [2**25]}
+    call = {"op": "active_shift", "arguments": arguments, "threads": torch.get_num_threads(), "right": False}
+    assert judge.judge(call) == ("value", "")
+    nan = {**arguments, "shift": {**shift, "fill": "nan"}}
+    assert judge.judge({**call, "arguments": nan})[0] == "error"

@@ -39,6 +39,18 @@ def test_ops_equal_the_reference(dtype: torch.dtype, seed: int) -> None:
     cases.check_all_ops(cases.random_problem(seed, dtype), seed)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_lines_that_span_far_more_than_the_image(dtype: torch.dtype, layout: torch.memory_format) -> None:
+    problem = cases.problem_of_wide_lines(dtype, layout)
+    assert torch.ops.asl.active_shift(*problem.arguments())[..., 1:].count_nonzero()
+    cases.check_all_ops(problem, 0)
+
+
+def test_a_line_too_long_for_tiles() -> None:
+    cases.check_all_ops(cases.problem_of_a_long_line(torch.float32), 0)
+
+
 def test_panels_cut_one_image_and_gather_several() -> None:
     generator = torch.Generator().manual_seed(0)
     for batch, channels, size in ((1, 48, 90), (9, 96, 7), (5, 32, 20), (2, 700, 5)):

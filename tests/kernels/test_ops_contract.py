@@ -217,6 +217,39 @@ def test_empty_batches_and_rows() -> None:
     assert torch.equal(y, torch.arange(4.0).view(1, 4, 1, 1).expand(1, 4, 6, 6))
 
 
+def test_nothing_to_compute_is_not_refused_for_its_size() -> None:
+    x, stride, delta = torch.zeros(0, 3, 7), [1000], [2**31 - 1]
+    y = OPS.active_shift(x, torch.zeros(3, 1), None, stride, delta)
+    assert y.shape == (0, 3, 2147484)
+    assert OPS.shift_pointwise(x, torch.zeros(3, 1), None, torch.zeros(2, 3), None, stride, delta, False).shape[1] == 2
+    grads = OPS.active_shift_backward(y, x, torch.ones(3, 1), None, stride, delta, True, True)
+    assert grads[0].shape == x.shape
+    assert torch.equal(grads[1], torch.zeros(3, 1))
+    none, rows = torch.zeros(2, 0, 2147484), torch.zeros(0, dtype=torch.int64)
+    grad_input, _ = OPS.active_shift_backward(none, X[0, :2, :4], torch.zeros(0, 1), rows, stride, delta, True, True)
+    assert torch.equal(grad_input, torch.zeros(2, 6, 6)[:, :4])
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "delta"),
+    [
+        (torch.zeros(1, 1, 1, 1, 1), torch.zeros(1, 1), [2**31 - 1] * 3),
+        (torch.zeros(0, 1, 1, 1, 1), torch.zeros(1, 1), [2**31 - 1] * 3),
+        (torch.zeros(1, 1, 2, 3, 6), torch.zeros(1, 1).expand(2**62, 1), [-1] * 3),
+        (torch.zeros(1, 1, 1, 1, 0).expand(2**62, 1, 1, 1, 0), torch.zeros(4, 1), [-1, -1, 0]),
+    ],
+    ids=["image", "image of no batch", "channels", "batch"],
+)
+def test_an_output_that_cannot_be_counted_is_refused(x: Tensor, weight: Tensor, delta: list[int]) -> None:
+    refused = pytest.raises(RuntimeError, match=r"more elements than can be counted|not enough memory")
+    with refused:
+        OPS.shift_pointwise(x, torch.zeros(1, 3), None, weight, None, [1] * 3, delta, False)
+    if len(weight) <= 4:
+        rows, source = torch.zeros(len(weight), 3), torch.zeros(len(weight), dtype=torch.int64)
+        with refused:
+            OPS.active_shift(x, rows, source, [1] * 3, delta)
+
+
 def test_far_shifts_are_zero() -> None:
     for far in (1e4, -1e4, 3e38, -3e38):
         assert (kernels.active_shift(X, torch.full((3, 2), far)) == 0).all()

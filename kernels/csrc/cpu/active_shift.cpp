@@ -18,12 +18,13 @@ constexpr int64_t kSmallPlane = 32;
 
 thread_local Scratch scratch;
 
-// Pixel by pixel, as many rows at once as a vector has lanes.
+// Pixel by pixel, as many rows at once as a vector has lanes. False where that would take too much memory.
 template <typename T>
-void by_lanes(const Problem& problem, const std::vector<RowShift<compute_t<T>>>& shifts, const T* from, T* to) {
+bool by_lanes(const Problem& problem, const std::vector<RowShift<compute_t<T>>>& shifts, const T* from, T* to) {
   using A = compute_t<T>;
   const LaneLoops<T>& loop = *loops<T>().lanes;
   const LanePlan<A> plan(problem, shifts, loop.lanes, LanePlan<A>::Kind::sample);
+  if (!plan.fits()) return false;
   const int64_t pixels = problem.extent.pixels(), out_pixels = problem.extent.out_pixels();
   const int64_t blocks = static_cast<int64_t>(plan.blocks().size());
   const bool last = problem.channels_last;
@@ -47,6 +48,7 @@ void by_lanes(const Problem& problem, const std::vector<RowShift<compute_t<T>>>&
       if (!open) loop.scatter(rows, row_tile, target);
     }
   });
+  return true;
 }
 
 // Plane by plane, as many pixels at once as a vector has lanes.
@@ -73,18 +75,20 @@ void by_pixels(const Problem& problem, const std::vector<RowShift<compute_t<T>>>
 Tensor active_shift(Tensor x, Tensor shift, std::optional<Tensor> source, std::vector<int64_t> stride,
                     std::vector<int64_t> delta) {
   const Problem problem = check(x, shift, source, stride, delta);
-  const Tensor input = problem.channels_last ? x : row_major(x);
   Tensor output = empty_output(problem, x, problem.rows, problem.channels_last);
   for_type(x.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
     const auto shifts = split_shifts<compute_t<T>>(problem, shift);
-    const T* from = static_cast<const T*>(input.data_ptr());
-    T* to = static_cast<T*>(output.data_ptr());
+    if (output.numel() == 0) return;
+    const auto from = [](const Tensor& image) { return static_cast<const T*>(image.data_ptr()); };
+    const auto to = [](const Tensor& image) { return static_cast<T*>(image.data_ptr()); };
     if (wants_lanes(problem, kSmallPlane)) {
-      by_lanes(problem, shifts, from, to);
-    } else {
-      by_pixels(problem, shifts, from, to);
+      const Tensor input = problem.channels_last ? x : row_major(x);
+      if (by_lanes(problem, shifts, from(input), to(output))) return;
     }
+    const Tensor planes = problem.channels_last ? empty_output(problem, x, problem.rows, false) : output;
+    by_pixels(problem, shifts, from(row_major(x)), to(planes));
+    output = in_problem_format(problem, planes);
   });
   return output;
 }

@@ -2,10 +2,10 @@
 #include "../ops.h"
 
 #include <algorithm>
+#include <optional>
 #include <type_traits>
 
 #include <torch/csrc/stable/ops.h>
-#include <torch/headeronly/core/MemoryFormat.h>
 
 #include "../problem.h"
 #include "../rows.h"
@@ -64,6 +64,43 @@ void input_by_pixels(const Problem& problem, const std::vector<Taps<compute_t<T>
   });
 }
 
+// The same for any stride and output size. Only for problems that no other loop serves, so that it is plain.
+template <typename T>
+void input_by_taps(const Problem& problem, const std::vector<Taps<compute_t<T>>>& taps, const T* grad, T* result) {
+  using A = compute_t<T>;
+  const Loops<T>& loop = loops<T>();
+  const Extent& extent = problem.extent;
+  const int64_t pixels = extent.pixels(), out_pixels = extent.out_pixels();
+  const auto add_row = [&](A* sums, const T* grads, const Taps<A>& row) {
+    for (int64_t line = 0; line < extent.out[0] * extent.out[1]; ++line, grads += extent.out[2]) {
+      for (int tap = 0; tap < row.count[0] * row.count[1] * row.count[2]; ++tap) {
+        const int d = tap % row.count[0], t = tap / row.count[0] % row.count[1], c = tap / (row.count[0] * row.count[1]);
+        const int64_t z = line / extent.out[1] * extent.stride[0] + row.offset[0][d];
+        const int64_t y = line % extent.out[1] * extent.stride[1] + row.offset[1][t];
+        if (z < 0 || z >= extent.size[0] || y < 0 || y >= extent.size[1]) continue;
+        const A weight = row.weight[0][d] * row.weight[1][t] * row.weight[2][c];
+        A* target = sums + (z * extent.size[1] + y) * extent.size[2];
+        const int64_t step = extent.stride[2], dx = row.offset[2][c];
+        const int64_t first = std::max<int64_t>(0, dx < 0 ? (step - 1 - dx) / step : 0);
+        for (int64_t i = first; i < extent.out[2] && i * step + dx < extent.size[2]; ++i) {
+          target[i * step + dx] += weight * widened(grads[i]);
+        }
+      }
+    }
+  };
+  torch::stable::parallel_for(0, problem.batch * problem.channels, 1, [&](int64_t begin, int64_t end) {
+    std::vector<A> sums(pixels);
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t n = item / problem.channels, channel = item % problem.channels;
+      std::fill(sums.begin(), sums.end(), A(0));
+      for (int64_t k = 0; k < problem.rows; ++k) {
+        if (problem.source[k] == channel) add_row(sums.data(), grad + (n * problem.rows + k) * out_pixels, taps[k]);
+      }
+      loop.store(result + item * pixels, sums.data(), pixels);
+    }
+  });
+}
+
 // One partial sum per image and row, then the images in order.
 template <typename T>
 std::vector<double> shift_by_pixels(const Problem& problem, const std::vector<RowShift<compute_t<T>>>& shifts,
@@ -113,9 +150,10 @@ bool is_permutation(const Problem& problem) {
   return problem.rows == problem.channels;
 }
 
-// Block by block of rows. Where rows share channels, a thread owns an image and adds the blocks in their order.
+// Block by block of rows. Where rows share channels, a thread owns an image and adds the blocks in their order. Nothing
+// where it would take too much memory.
 template <typename T>
-std::vector<double> by_lanes(const Problem& problem, const std::vector<RowShift<compute_t<T>>>& shifts, const T* x,
+std::optional<std::vector<double>> by_lanes(const Problem& problem, const std::vector<RowShift<compute_t<T>>>& shifts, const T* x,
                              const T* grad, T* grad_input, bool need_shift) {
   using A = compute_t<T>;
   const LaneLoops<T>& loop = *loops<T>().lanes;
@@ -125,6 +163,7 @@ std::vector<double> by_lanes(const Problem& problem, const std::vector<RowShift<
                       problem.extent.pixels() >= kFewestGathered;
   const LanePlan<A> plan(problem, shifts, loop.lanes, need_shift ? Kind::sample_and_slopes : Kind::sample);
   const LanePlan<A> back(problem, gather ? shifts : std::vector<RowShift<A>>(), loop.lanes, Kind::adjoint);
+  if (!plan.fits() || !back.fits()) return std::nullopt;
   const int64_t lanes = loop.lanes, pixels = problem.extent.pixels(), out_pixels = problem.extent.out_pixels();
   const int64_t blocks = static_cast<int64_t>(plan.blocks().size());
   const bool last = problem.channels_last;
@@ -211,16 +250,6 @@ Tensor shift_like(const Tensor& shift, const std::vector<double>& values) {
   return result;
 }
 
-torch::headeronly::MemoryFormat format(const Problem& problem) {
-  using torch::headeronly::MemoryFormat;
-  if (!problem.channels_last) return MemoryFormat::Contiguous;
-  return problem.dims == 2 ? MemoryFormat::ChannelsLast : MemoryFormat::ChannelsLast3d;
-}
-
-Tensor in_problem_format(const Problem& problem, const Tensor& image) {
-  return problem.channels_last ? torch::stable::contiguous(image, format(problem)) : row_major(image);
-}
-
 Tensor nothing(const Tensor& like) {
   const std::vector<int64_t> shape{0};
   return torch::stable::empty(shape, like.scalar_type(), std::nullopt, like.device());
@@ -233,30 +262,34 @@ std::tuple<Tensor, Tensor> active_shift_backward(Tensor grad, Tensor x, Tensor s
                                                  bool need_input, bool need_shift) {
   const Problem problem = check(x, shift, source, stride, delta);
   check_grad(problem, grad, x);
-  const bool lanes = wants_lanes(problem, kSmallPlane);
-  const Tensor upstream = in_problem_format(problem, grad);
-  const Tensor input = in_problem_format(problem, x);
   Tensor grad_input = nothing(x);
   Tensor grad_shift = nothing(shift);
-  if (need_input) {
-    std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end());
-    grad_input = torch::stable::empty(shape, x.scalar_type(), std::nullopt, x.device(), std::nullopt, format(problem));
-  }
+  const std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end());
+  if (need_input) grad_input = empty_like(x, shape, problem.channels_last);
   for_type(x.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
     const auto shifts = split_shifts<compute_t<T>>(problem, shift);
-    const T* from = static_cast<const T*>(input.data_ptr());
-    const T* grads = static_cast<const T*>(upstream.data_ptr());
-    T* result = need_input ? static_cast<T*>(grad_input.data_ptr()) : nullptr;
-    std::vector<double> slopes;
-    if (lanes) {
-      slopes = by_lanes<T>(problem, shifts, from, grads, result, need_shift);
-    } else {
-      const auto taps = sample_taps(shifts);
-      if (need_input) input_by_pixels<T>(problem, taps, grads, result);
-      if (need_shift) slopes = shift_by_pixels<T>(problem, shifts, taps, from, grads);
+    const auto data = [](const Tensor& image) { return static_cast<T*>(image.data_ptr()); };
+    std::optional<std::vector<double>> slopes;
+    if (grad.numel() == 0) {
+      if (need_input) torch::stable::zero_(grad_input);
+      slopes.emplace(problem.rows * problem.dims, 0.0);
+    } else if (wants_lanes(problem, kSmallPlane)) {
+      const Tensor upstream = in_problem_format(problem, grad), input = in_problem_format(problem, x);
+      T* result = need_input ? data(grad_input) : nullptr;
+      slopes = by_lanes<T>(problem, shifts, data(input), data(upstream), result, need_shift);
     }
-    if (need_shift) grad_shift = shift_like(shift, slopes);
+    if (!slopes.has_value()) {
+      const auto taps = sample_taps(shifts);
+      const Tensor upstream = row_major(grad), input = row_major(x);
+      if (need_input) {
+        const Tensor planes = problem.channels_last ? empty_like(x, shape, false) : grad_input;
+        (keeps_size(problem) ? input_by_pixels<T> : input_by_taps<T>)(problem, taps, data(upstream), data(planes));
+        grad_input = in_problem_format(problem, planes);
+      }
+      if (need_shift) slopes = shift_by_pixels<T>(problem, shifts, taps, data(input), data(upstream));
+    }
+    if (need_shift) grad_shift = shift_like(shift, *slopes);
   });
   return {grad_input, grad_shift};
 }

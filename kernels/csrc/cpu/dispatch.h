@@ -23,6 +23,16 @@ void for_type(torch::headeronly::ScalarType type, const F& call) {
   }
 }
 
+// An element in the type in which sums run.
+inline float widened(BFloat16 value) {
+  const uint32_t bits = static_cast<uint32_t>(value.bits) << 16;
+  float result;
+  __builtin_memcpy(&result, &bits, sizeof(result));
+  return result;
+}
+inline float widened(float value) { return value; }
+inline double widened(double value) { return value; }
+
 // Fewer elements than this are not worth another thread.
 constexpr int64_t kElementsPerThread = 16384;
 

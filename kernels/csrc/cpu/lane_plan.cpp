@@ -4,8 +4,6 @@
 #include <algorithm>
 #include <numeric>
 
-#include <torch/headeronly/util/Exception.h>
-
 namespace asl {
 namespace {
 
@@ -123,21 +121,20 @@ LanePlan<A>::LanePlan(const Problem& problem, const std::vector<RowShift<A>>& sh
       taps.right = std::max(taps.right, (extent.out[2] - 1) * extent.stride[2] + dx - (extent.size[2] - 1));
     }
     scratch_ = std::max(scratch_, lane_scratch(taps, extent, lanes));
-    // A line of the output that spans far more than the image would ask each thread for its length in memory.
-    constexpr int64_t kMostScratch = int64_t{1} << 32;
-    STD_TORCH_CHECK(scratch_ <= kMostScratch / static_cast<int64_t>(sizeof(A)), "active shift: an output line of ",
-                    extent.out[2], " pixels at stride ", extent.stride[2], " over an image line of ", extent.size[2],
-                    " is too long; cut the image, or choose a smaller delta");
     blocks_.push_back({static_cast<int>(std::min<int64_t>(lanes, rows - begin)), rows_.data() + begin,
                        problem.source.data() + begin, taps});
   }
 }
 
-bool wants_lanes(const Problem& problem, int64_t small_plane) {
+bool keeps_size(const Problem& problem) {
   const Extent& extent = problem.extent;
-  bool plain = true;
-  for (int axis = 0; axis < 3; ++axis) plain &= extent.stride[axis] == 1 && extent.out[axis] == extent.size[axis];
-  return problem.channels_last || !plain || extent.pixels() < small_plane;
+  bool keeps = true;
+  for (int axis = 0; axis < 3; ++axis) keeps &= extent.stride[axis] == 1 && extent.out[axis] == extent.size[axis];
+  return keeps;
+}
+
+bool wants_lanes(const Problem& problem, int64_t small_plane) {
+  return problem.channels_last || !keeps_size(problem) || problem.extent.pixels() < small_plane;
 }
 
 template class LanePlan<float>;

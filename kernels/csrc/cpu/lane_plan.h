@@ -36,8 +36,13 @@ class LanePlan {
   const Extent& extent() const { return extent_; }
   // Elements that the loops need for any of the blocks beside the tiles.
   int64_t scratch() const { return scratch_; }
+  // False where a line of the output spans so much more than the image that its scratch memory, which grows with the
+  // span, would be beyond all proportion to both; the loops over pixels need none.
+  bool fits() const { return scratch_ <= kMostScratch / static_cast<int64_t>(sizeof(A)); }
 
  private:
+  static constexpr int64_t kMostScratch = int64_t{1} << 28;  // bytes: a line of some hundred thousand pixels
+
   Extent extent_;
   std::vector<int64_t> rows_;
   std::vector<LaneTap<A>> taps_;
@@ -65,6 +70,9 @@ bool lies_open(const LaneImage& where, T* image, int lanes, LaneView<A>& view) {
   }
   return false;
 }
+
+// Stride 1 and an output of the image's size.
+bool keeps_size(const Problem& problem);
 
 // Whether the loops over lanes serve the problem better than those over pixels: always but for planes at stride 1 that
 // keep their size and have no fewer pixels than `small_plane`, where to begin a plane costs less than to work on it.

@@ -205,7 +205,7 @@ bool pointwise_last(const Problem& problem, const Tensor& x, const Tensor& shift
     product.epilogue.bias = bias;
   }
   if (addends.residual.has_value()) {
-    kept_residual = to_problem_format(problem, *addends.residual);
+    kept_residual = in_problem_format(problem, *addends.residual);
     product.epilogue.residual = static_cast<const float*>(kept_residual.data_ptr());
   }
   product.epilogue.relu = addends.relu;

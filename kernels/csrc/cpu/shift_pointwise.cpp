@@ -73,7 +73,6 @@ void run(const Problem& problem, const Tensor& input, const Tensor& shift, const
   const Loops<T>& loop = loops<T>();
   const int64_t pixels = problem.extent.pixels(), out_pixels = problem.extent.out_pixels();
   const int64_t rows = problem.rows, out_channels = weight.size(0);
-  if (problem.batch * out_pixels * out_channels == 0) return;
   const std::shared_ptr<const Plan<A>> plan =
       remembered<Plan<A>>(problem, shift, [&] { return Plan<A>(problem, shift, loop.masked_loads); });
   const std::vector<Taps<A>>& taps = plan->taps;
@@ -193,7 +192,7 @@ Tensor by_rows(const Problem& problem, const Tensor& x, const Tensor& shift, con
                const Addends& addends, const Tensor& output) {
   const Tensor input = row_major(x);
   const Tensor plain_weight = row_major(weight);
-  const Tensor residual = addends.residual.has_value() ? to_problem_format(problem, row_major(*addends.residual)) : x;
+  const Tensor residual = addends.residual.has_value() ? in_problem_format(problem, *addends.residual) : x;
   for_type(x.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
     const T* bias = addends.bias.has_value() ? static_cast<const T*>(addends.bias->data_ptr()) : nullptr;
@@ -236,6 +235,7 @@ Tensor shift_pointwise(Tensor x, Tensor shift, std::optional<Tensor> source, Ten
   const std::optional<Tensor> plain_bias = dense(bias);
   const Addends addends{plain_bias, residual, relu};
   const Tensor output = empty_output(problem, x, weight.size(0), problem.channels_last);
+  if (output.numel() == 0) return output;
   const PointwiseWeight plain{&weight, nullptr, weight.size(0)};
   if (pointwise_last(problem, x, shift, plain, addends, output)) return output;
   if (pointwise_planes(problem, x, shift, plain, addends, output)) return output;
@@ -250,6 +250,7 @@ Tensor shift_pointwise_packed(Tensor x, Tensor shift, std::optional<Tensor> sour
   const std::optional<Tensor> plain_bias = dense(bias);
   const Addends addends{plain_bias, residual, relu};
   const Tensor output = empty_output(problem, x, out_channels, problem.channels_last);
+  if (output.numel() == 0) return output;
   const PointwiseWeight weight{nullptr, &packed, out_channels};
   if (pointwise_last(problem, x, shift, weight, addends, output)) return output;
   if (pointwise_planes(problem, x, shift, weight, addends, output)) return output;
