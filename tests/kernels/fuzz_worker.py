@@ -22,6 +22,7 @@ FILLED = {"zero": 0.0, "nan": torch.nan, "inf": torch.inf, "-inf": -torch.inf, "
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-11, torch.bfloat16: 4e-2, torch.float16: 1e-2}
 LARGE = 1 << 22  # elements: sixteen lanes of each in double precision are half of the least room that calls have
 SLOW = 1 << 25  # elements of a result that the reference needs many passes over
+MOST_WORK = 1 << 28  # samples of a call: more take longer than one may wait, on one core under a sanitizer
 MOST_ROWS = 1 << 24  # of a shift, as the kernels promise
 OUT_OF_MEMORY = (
     "can't allocate memory",
@@ -30,6 +31,7 @@ OUT_OF_MEMORY = (
     "more elements than can be counted",
     "not enough memory",
     "bad_alloc",
+    "torch_parallel_for(",  # the same inside a loop of the library, which keeps the reason to itself
 )
 
 
@@ -132,6 +134,8 @@ def judge(call: dict[str, Any]) -> tuple[str, str]:
     if torch.get_num_threads() != call["threads"]:
         torch.set_num_threads(call["threads"])
     devices = {value.device.type for value in made.values() if isinstance(value, Tensor)}
+    if _takes_too_long(call["op"], made):
+        return "skipped", "more work than there is time for"
     actual, error = run(getattr(torch.ops.asl, call["op"]), made)
     # torch hands None on where a tensor is required, and sparse tensors too: whatever meets them first complains.
     foreign = any(made[name] is None for name in made if name not in OPTIONAL) or _any_sparse(made)
@@ -145,7 +149,7 @@ def judge(call: dict[str, Any]) -> tuple[str, str]:
         spec = {k: {**v, "device": "cpu"} if isinstance(v, dict) else v for k, v in call["arguments"].items()}
         made = {name: make_tensor(v) if isinstance(v, dict) else v for name, v in spec.items()}
     results = () if foreign else _without_values(call["op"], made)
-    slow = any(result.numel() > SLOW for result in (*results, *_without_values("active_shift", made)) if results)
+    slow = any(_claim(result) > SLOW for result in (*results, *_without_values("active_shift", made)) if results)
     expected, refusal = _checked(results, made) if slow else run(oracle(call["op"]), made)
     if refusal is not None and _out_of_memory(refusal):
         return "skipped", "the reference needs more memory"
@@ -173,6 +177,11 @@ def _any_sparse(made: dict[str, Any]) -> bool:
     return any(isinstance(value, Tensor) and value.layout != torch.strided for value in made.values())
 
 
+def _claim(tensor: Tensor) -> int:
+    """Elements, sides of none counted as one: strides and the reference's indices grow with the others all the same."""
+    return math.prod(max(size, 1) for size in tensor.shape)
+
+
 def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY)
 
@@ -187,6 +196,15 @@ def _without_values(op: str, made: dict[str, Any]) -> tuple[Tensor, ...]:
         return getattr(torch.ops.asl, op)(**meta)
 
     return () if set(names) - set(made) else run(call, {})[0] or ()
+
+
+def _takes_too_long(op: str, made: dict[str, Any]) -> bool:
+    """Whether a call samples too much although its results fit into memory; where they do not, it must be refused."""
+    if _any_sparse(made) or any(made[name] is None for name in made if name not in OPTIONAL):
+        return False
+    results = _without_values(op, made)
+    fit = all(result.numel() * result.element_size() < HEADROOM for result in results)
+    return fit and any(y.numel() > MOST_WORK for y in _without_values("active_shift", made) if results)
 
 
 def _checked(results: tuple[Tensor, ...], made: dict[str, Any]) -> tuple[tuple[Tensor, ...] | None, Exception | None]:
@@ -206,9 +224,7 @@ def _may_refuse(error: Exception, made: dict[str, Any], expected: tuple[Tensor, 
     tensors = [value for value in made.values() if isinstance(value, Tensor)]
     if _any_sparse(made) or ("shift" in made and made["shift"].shape[0] > MOST_ROWS and "2^24" in str(error)):
         return True
-    # Strides are counted for empty tensors too.
-    claims = [math.prod(max(size, 1) for size in tensor.shape) for tensor in (*tensors, *expected)]
-    return _out_of_memory(error) and max(claims) > LARGE
+    return _out_of_memory(error) and any(_claim(tensor) > LARGE for tensor in (*tensors, *expected))
 
 
 def compare(
