@@ -160,7 +160,7 @@ def test_other_axes_and_layouts_are_computed_in_float(size: tuple[int, ...]) -> 
     torch.testing.assert_close(y.double(), exact(made, *SAME, False), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("shape", [(0, 5, 9, 11), (2, 5, 0, 11), (2, 5, 9, 0)])
+@pytest.mark.parametrize("shape", [(0, 5, 9, 11), (2, 5, 0, 11), (2, 5, 9, 0), (2, 2**62, 1, 0)])
 def test_nothing_to_read_or_to_write_is_no_error(shape: tuple[int, ...]) -> None:
     made = layer(6)
     made["x"] = torch.zeros(shape)

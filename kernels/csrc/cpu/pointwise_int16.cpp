@@ -65,7 +65,10 @@ Tensor unpacked(const Problem& problem, const Tensor& x, const Weight& weight) {
 // scale would not be a normal number.
 std::vector<float> ranges(const Problem& problem, const float* image) {
   const PairTiles& loops = *pair_tiles();
-  const int64_t pixels = problem.extent.pixels(), planes = problem.batch * problem.channels;
+  const int64_t pixels = problem.extent.pixels();
+  // An image without pixels may claim any number of channels.
+  if (pixels == 0) return std::vector<float>(problem.batch);
+  const int64_t planes = problem.batch * problem.channels;
   std::vector<uint32_t> bits(planes);
   torch::stable::parallel_for(0, planes, 1 + (1 << 16) / (pixels + 1), [&](int64_t begin, int64_t end) {
     for (int64_t plane = begin; plane < end; ++plane) bits[plane] = loops.largest(image + plane * pixels, pixels);
