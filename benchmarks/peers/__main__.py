@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,8 @@ class Record:
 
 def main(given: list[str] | None = None) -> int:
     """Runs what is missing; the files are written after each task and seed. Exit code 1 when a task failed."""
+    # Torch warns about its own use of its own tree specs when a graph is copied.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
     options = arguments(given)
     settings = settings_of(options)
     torch.set_num_threads(options.threads)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from aslconvert.converter.data.dataset import Subset
+from aslconvert.converter.errors import TargetNotReached
 from aslconvert.converter.export.write import write_program
 from aslconvert.converter.fit.importance import output_importance
 from aslconvert.converter.heal.pool import Pool, build_pool, draw_samples, pool_size
@@ -21,7 +22,11 @@ from aslconvert.converter.pipeline.planning import Planned, make_plans, survey
 from aslconvert.converter.pipeline.subject import Subject, open_subject
 from aslconvert.converter.pipeline.timing import Timer
 from aslconvert.converter.progress import SilentProgress
+from peers.sites import spatial_sites
 from peers.tasks.task import Task
+
+UNIFORM_ROWS = (1.0, 2.0)
+"""Rows a channel, where the conversion has no plan of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +69,8 @@ class Context:
     def plans(self) -> list[Planned]:
         """Our own plans along the frontier; found once, since they are timed and would differ the next time.
 
-        Raises:
-            TargetNotReached: ``does_not_pay``.
+        Where the conversion finds that none pays, it would stop. Here it goes on with the same rows a channel at every
+        site, so that there is something to compare; ``refusal`` then says why.
         """
         path = self.folder / "plans.json"
         if path.is_file():
@@ -81,11 +86,38 @@ class Context:
             plans = make_plans(
                 self.subject, found, timer, self.options, runtime=runtime, original_ms=original_ms, progress=progress
             )
+        except TargetNotReached as error:
+            self._refused.write_text(error.message)
+            plans = self._uniform()
         finally:
             timer.close()
         plans = sorted(plans, key=lambda planned: planned.target)
         path.write_text(json.dumps([asdict(planned) for planned in plans]))
         return plans
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the conversion would have stopped, once ``plans`` were sought; None where it would not."""
+        return self._refused.read_text() if self._refused.is_file() else None
+
+    @property
+    def _refused(self) -> Path:
+        return self.folder / "refused.txt"
+
+    def _uniform(self) -> list[Planned]:
+        chosen = {site.name: site for site in spatial_sites(self.subject.sites)}
+        return [
+            Planned(
+                id=f"K={share:g}C",
+                plan={
+                    site.name: round(site.in_channels * share) if site.name in chosen else None
+                    for site in self.subject.sites
+                },
+                target=1 / share,
+                expected=1.0,
+            )
+            for share in UNIFORM_ROWS
+        ]
 
     def importance(self) -> Mapping[str, Tensor]:
         """What our own fit weighs the outputs of each site by."""

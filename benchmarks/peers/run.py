@@ -13,12 +13,13 @@ from torch import fx
 
 from aslconvert.converter.cost.counts import count
 from aslconvert.converter.cost.latency import ratio
-from aslconvert.converter.errors import AslconvertError
+from aslconvert.converter.errors import InternalError, UserError
 from aslconvert.converter.heal.distil import Healing, heal
 from aslconvert.converter.pipeline.judge import Judge, metric_for
 from peers.context import Context, Settings, open_context
 from peers.methods import RUNNABLE, variants
 from peers.methods.int8 import quantised, runs
+from peers.methods.tensors import need_tensorly
 from peers.tasks import Task
 from peers.timing import ORIGINAL, Bench, fastest
 
@@ -56,13 +57,16 @@ def run_task(
     seed: int,
     work: Path,
     tell: Tell = print,
-    done: Callable[[], None] = lambda: None,
 ) -> tuple[list[Row], list[Row]]:
     """The rows of ``methods``, and what had to be left out and why.
 
-    Healing leaves checkpoints below ``work``, so that an interrupted run goes on; ``done`` is called when there is
-    nothing left to heal.
+    Healing leaves checkpoints below ``work``, so that an interrupted run goes on.
+
+    Raises:
+        InfrastructureError: ``packages_missing``.
     """
+    if {"tucker", "cp"} & set(methods):
+        need_tensorly()
     folder = work / f"{task.name}-{seed}-{settings.label.replace(' ', '').replace(',', '-')}"
     context = open_context(task, settings, seed=seed, folder=folder)
     left_out: list[Row] = []
@@ -72,10 +76,12 @@ def run_task(
         try:
             for variant in _make(method, context, tell):
                 made.append(variant)
-        except AslconvertError as error:
+        # A missing part is no finding: what needs it is not recorded as left out.
+        except (UserError, InternalError) as error:
             tell(f"{task.name} {method}: left out: {error.message}")
             left_out.append({**base, "method": method, "code": error.code, "reason": error.message})
-    done()
+    if context.refusal is not None and "asl" in methods:
+        left_out.append({**base, "method": "aslconvert convert", "code": "does_not_pay", "reason": context.refusal})
     rows, unavailable = _measured(context, made, base, tell)
     left_out += unavailable
     for variant in made:

@@ -18,7 +18,8 @@ NOTES = """\
   counts in its fastest runtime, and so does the original, in float32. Variants of all methods pass the same passes.
 - `loss` is what the metric loses against the original on the test split; negative is better than the original.
 - Ours chooses rows for each site by measured cost and damage, and keeps sites; the others treat all sites alike, but
-  keep those of fewer than eight channels and those where they would save no multiply-adds.
+  keep those of fewer than eight channels and those where they would save no multiply-adds. Where `aslconvert convert`
+  would refuse, as no plan pays in eager torch, points `K=1C` and `K=2C` have so many rows a channel at every site.
 """
 
 

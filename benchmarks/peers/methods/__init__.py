@@ -48,11 +48,7 @@ def few(values: Sequence[Item], points: int | None) -> list[Item]:
 
 
 def variants(method: str, context: Context) -> Variants:
-    """The variants of ``method`` with their points' names; none of ``int8``, which is made of the original itself.
-
-    Raises:
-        TargetNotReached: ``does_not_pay``, of our own plans.
-    """
+    """The variants of ``method`` with their points' names; none of ``int8``, which is made of the original itself."""
     task, settings = context.task, context.settings
     gm, sites, batches = context.subject.gm, context.subject.sites, context.batches
     if method == "asl":
@@ -63,7 +59,7 @@ def variants(method: str, context: Context) -> Variants:
     elif method == "separable":
         for count in few(MULTIPLIERS, settings.points):
             how = partial(separable, multiplier=count)
-            yield f"M={count}", decomposed(gm, sites, batches, how, covariances=True)
+            yield f"M={count}", decomposed(gm, sites, batches, how)
     elif method == "tucker":
         for share in few(TUCKER_SHARES, settings.points):
             yield f"{share:.0%}", decomposed(gm, sites, batches, partial(tucker, share=share))

@@ -13,9 +13,6 @@ from aslconvert.converter.ir.site import ConvSite
 from aslconvert.converter.passes.parameters import drop_unused, put_parameter, read_targets
 from aslconvert.converter.passes.verify import verify
 
-LEAST_CHANNELS = 8
-"""Convolutions that read fewer channels cost little, and lose most: no method touches them."""
-
 
 @dataclass(frozen=True)
 class Stage:
@@ -45,20 +42,6 @@ def run_chain(chain: Sequence[Stage], x: Tensor) -> Tensor:
     for stage in chain:
         x = stage(x)
     return x
-
-
-def spatial_sites(sites: Sequence[ConvSite]) -> list[ConvSite]:
-    """The dense 3x3 convolutions among ``sites`` that read enough channels: those that the methods replace."""
-    return [
-        site
-        for site in sites
-        if site.op == "conv2d"
-        and site.groups == 1
-        and site.geometry.kernel == (3, 3)
-        and set(site.geometry.dilation) == {1}
-        and site.geometry.padding_before == site.geometry.padding_after
-        and site.in_channels >= LEAST_CHANNELS
-    ]
 
 
 def is_cheaper(chain: Chain, site: ConvSite) -> bool:

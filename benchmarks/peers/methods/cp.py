@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import warnings
 
-import tensorly
 import torch
-from tensorly.decomposition import parafac
 from torch import Tensor
 
 from aslconvert.converter.ir.site import ConvSite
 from peers.methods.chains import Chain, Stage, stepping
+from peers.methods.tensors import need_tensorly
 
 SHARES = (1.0, 1.5, 2.5)
 """R over the larger number of channels."""
@@ -23,31 +22,33 @@ SHARES = (1.0, 1.5, 2.5)
 ITERATIONS = 60
 """Of alternating least squares; the refit and healing go on from there."""
 
+DAMPING = 1e-6
+"""Ridge over the squared norm of the weight. Without it terms grow that cancel each other, which healing disturbs."""
+
 
 def cp(
     weight: Tensor,
     bias: Tensor | None,
     site: ConvSite,
-    covariance: Tensor | None = None,
     *,
     share: float,
     iterations: int = ITERATIONS,
+    damping: float = DAMPING,
 ) -> Chain:
     """weight [O, C, 3, 3] -> [R, C, 1, 1], depthwise [R, 1, 3, 3], [O, R, 1, 1]."""
-    del covariance
+    tensorly = need_tensorly()
     outputs, channels = weight.shape[:2]
     rank = max(1, round(max(outputs, channels) * share))
     with warnings.catch_warnings():
         # Terms beyond a mode's size start at random, which tensorly warns of.
         warnings.simplefilter("ignore", UserWarning)
-        strength, (left, right, taps) = parafac(
+        strength, (left, right, taps) = tensorly.decomposition.parafac(
             tensorly.tensor(weight.double().flatten(2).numpy()),
             rank=rank,
             n_iter_max=iterations,
             init="svd",
             normalize_factors=True,
-            # Without it, terms grow that cancel each other: healing would not hold them together.
-            l2_reg=1e-6 * float(weight.double().square().sum()),
+            l2_reg=damping * float(weight.double().square().sum()),
             tol=1e-9,
             random_state=0,
         )

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, fx
-from torch.nn import functional
 
 from aslconvert.converter.fit.walk import DEFAULT_LIMIT_BYTES, TwinWalk
 from aslconvert.converter.ir.graph import attribute
 from aslconvert.converter.ir.site import ConvSite
-from peers.methods.chains import Chain, is_cheaper, run_chain, spatial_sites, with_chains, with_last
+from peers.methods.chains import Chain, is_cheaper, run_chain, with_chains, with_last
+from peers.sites import spatial_sites
 
 RIDGE = 1e-6
 """Relative to the mean variance of the rows, as in our own fit."""
@@ -23,8 +23,8 @@ RIDGE = 1e-6
 POSITION_STRIDE = 5
 """One position in so many is read: neighbours tell much the same. No side of a usual map is a multiple of it."""
 
-Decompose = Callable[[Tensor, Tensor | None, ConvSite, Tensor | None], Chain]
-"""(weight [O, C, 3, 3], bias [O], site, covariance of the taps [C, 9, 9] or None) -> a chain whose last stage is 1x1"""
+Decompose = Callable[[Tensor, Tensor | None, ConvSite], Chain]
+"""(weight [O, C, 3, 3], bias [O], site) -> a chain whose last stage is 1x1"""
 
 
 def decomposed(
@@ -32,8 +32,6 @@ def decomposed(
     sites: Sequence[ConvSite],
     batches: Sequence[tuple[Tensor, ...]],
     decompose: Decompose,
-    *,
-    covariances: bool = False,
 ) -> fx.GraphModule:
     """``gm`` with a fitted chain at every 3x3 site where that takes fewer multiply-adds."""
     chains: dict[str, Chain] = {}
@@ -43,8 +41,7 @@ def decomposed(
         def visit(node: fx.Node) -> Callable[[Tensor], Tensor] | None:
             weight = attribute(gm, site.weight_target).detach()
             bias = None if site.bias_target is None else attribute(gm, site.bias_target).detach()
-            taps = tap_covariance((x for x, _ in walk.pairs(node)), site) if covariances else None
-            chain = decompose(weight, bias, site, taps)
+            chain = decompose(weight, bias, site)
             if not is_cheaper(chain, site):
                 return None
             chains[site.name] = chain = refitted(chain, walk.pairs(node))
@@ -84,17 +81,6 @@ def refitted(chain: Chain, pairs: Iterable[tuple[Tensor, Tensor]]) -> Chain:
     if not torch.isfinite(solved).all():
         return chain
     return with_last(chain, solved[:, :-1].contiguous(), solved[:, -1].contiguous())
-
-
-def tap_covariance(inputs: Iterable[Tensor], site: ConvSite) -> Tensor:
-    """Second moments of each channel's nine taps over batches of x [N, C, H, W]: float64 [C, 9, 9]."""
-    total = torch.zeros(site.in_channels, 9, 9, dtype=torch.float64)
-    for x in inputs:
-        # Batches tell much the same: half the samples of each suffice here.
-        taps = functional.unfold(x[::2], 3, padding=site.geometry.padding_before, stride=site.geometry.stride)
-        taps = taps.view(len(taps), site.in_channels, 9, -1)[..., ::POSITION_STRIDE]
-        total += torch.einsum("ncap,ncbp->cab", taps, taps).double()
-    return total
 
 
 def _positions(x: Tensor) -> Tensor:

@@ -24,11 +24,7 @@ SHIFT_RANGE = 1.0
 
 
 def fitted_variants(context: Context, plans: Sequence[Planned]) -> Iterator[tuple[str, fx.GraphModule]]:
-    """Each plan fitted, by name.
-
-    Raises:
-        TargetNotReached: ``does_not_pay``.
-    """
+    """Each plan fitted, by name."""
     subject, importance = context.subject, context.importance()
     for planned in plans:
         rows = {name: count for name, count in planned.plan.items() if count is not None}
