@@ -22,7 +22,7 @@ from aslconvert.converter.export.atomic import write_file
 from peers.chart import picture
 from peers.context import Settings
 from peers.methods import RUNNABLE
-from peers.run import forget, missing, run_task
+from peers.run import drop_checkpoints, folder_of, forget, missing, run_task
 from peers.table import page
 from peers.tasks import NAMES, Task, load_task
 
@@ -119,6 +119,7 @@ def main(given: list[str] | None = None) -> int:
                 if methods:
                     rows, left_out = run_task(task, methods, settings, seed=seed, work=work)
                     record.add(task, rows, left_out, threads=options.threads)
+                    drop_checkpoints(folder_of(task, settings, seed=seed, work=work))
         except AslconvertError as error:
             print(f"{name}: {error.code}: {error}", file=sys.stderr)
             failed = True

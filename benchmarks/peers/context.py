@@ -46,7 +46,7 @@ class Settings:
     def label(self) -> str:
         """The budget as rows carry it: what is healed differently is another row."""
         base = f"{self.budget:g} s" if self.steps is None else f"{self.steps} steps"
-        return f"{base}, quick" if self.quick else base
+        return f"{base} (quick)" if self.quick else base
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from peers.methods.tensors import need_tensorly
 from peers.tasks import Task
 from peers.timing import ORIGINAL, Bench, fastest
 
+CHECKPOINT = ".heal.pt"
 Row = dict[str, Any]
 Tell = Callable[[str], None]
 
@@ -60,15 +62,14 @@ def run_task(
 ) -> tuple[list[Row], list[Row]]:
     """The rows of ``methods``, and what had to be left out and why.
 
-    Healing leaves checkpoints below ``work``, so that an interrupted run goes on.
+    Healing leaves checkpoints below ``work``, so that an interrupted run goes on; see ``drop_checkpoints``.
 
     Raises:
         InfrastructureError: ``packages_missing``.
     """
     if {"tucker", "cp"} & set(methods):
         need_tensorly()
-    folder = work / f"{task.name}-{seed}-{settings.label.replace(' ', '').replace(',', '-')}"
-    context = open_context(task, settings, seed=seed, folder=folder)
+    context = open_context(task, settings, seed=seed, folder=folder_of(task, settings, seed=seed, work=work))
     left_out: list[Row] = []
     made: list[Made] = []
     base = {"task": task.name, "seed": seed, "budget": settings.label}
@@ -84,9 +85,18 @@ def run_task(
         left_out.append({**base, "method": "aslconvert convert", "code": "does_not_pay", "reason": context.refusal})
     rows, unavailable = _measured(context, made, base, tell)
     left_out += unavailable
-    for variant in made:
-        _checkpoint(context, variant.method, variant.point).unlink(missing_ok=True)
     return rows, left_out
+
+
+def folder_of(task: Task, settings: Settings, *, seed: int, work: Path) -> Path:
+    """Where plans and checkpoints of a task, seed and budget are kept."""
+    return work / re.sub(r"[^\w.]+", "-", f"{task.name} {seed} {settings.label}").strip("-")
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Remove what healing left, once its rows are written; plans stay for methods that are still to come."""
+    for path in folder.glob(f"*{CHECKPOINT}"):
+        path.unlink()
 
 
 def forget(work: Path) -> None:
@@ -118,7 +128,7 @@ def _make(method: str, context: Context, tell: Tell) -> Iterable[Made]:
 
 
 def _checkpoint(context: Context, method: str, point: str) -> Path:
-    return context.folder / f"{method}-{point}.heal.pt"
+    return context.folder / f"{method}-{point}{CHECKPOINT}"
 
 
 def _measured(context: Context, made: Sequence[Made], base: Row, tell: Tell) -> tuple[list[Row], list[Row]]:

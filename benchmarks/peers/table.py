@@ -62,7 +62,8 @@ def _section(task: str, budget: str, rows: Sequence[Row], note: str) -> list[str
     shown = f"{metric} [{unit}]" if unit else metric
     limit = MINOR.get(metric, 0.0)
     seeds = sorted({row["seed"] for row in rows})
-    originals = [row["original_ms"] for row in rows]
+    # Rows of one measurement share one figure.
+    originals = sorted({row["original_ms"] for row in rows})
     runtimes = ", ".join(sorted({row["original_runtime"] for row in rows}))
     lines = [
         f"## {task}, healed {budget} a variant",

@@ -202,7 +202,10 @@ def test_a_whole_short_run_has_every_method(peers: dict[str, ModuleType], small:
         assert row["healing_steps"] == (0 if row["method"] == "int8" else 2)
         assert set(row["runtimes_ms"]) <= {"torch", "torch_channels_last", "onnxruntime", "openvino"}
     assert not [row for row in left_out if row["code"] != "does_not_pay"]
-    assert not list((tmp_path / "work").rglob("*.heal.pt"))
+    folder = peers["run"].folder_of(small, settings, seed=0, work=tmp_path / "work")
+    assert len(list(folder.glob("*.heal.pt"))) == len(methods) - 1
+    peers["run"].drop_checkpoints(folder)
+    assert {path.name for path in folder.iterdir()} <= {"model.pt2", "plans.json", "refused.txt"}
     wanted = {"task": "small", "seed": 0, "budget": settings.label}
     assert peers["run"].missing(rows, left_out, methods, wanted) == []
     assert peers["run"].missing(rows, left_out, methods, {**wanted, "seed": 1}) == methods
@@ -211,11 +214,11 @@ def test_a_whole_short_run_has_every_method(peers: dict[str, ModuleType], small:
         "rows": rows, "left_out": left_out,
     }  # fmt: skip
     page = peers["table"].page(record)
-    assert "## small, healed 2 steps, quick a variant" in page
+    assert "## small, healed 2 steps (quick) a variant" in page
     assert all(f"| {row['method']} | {row['point']} |" in page for row in rows)
     svg = peers["chart"].picture(record)
     assert svg.startswith("<svg")
-    assert "small, healed 2 steps, quick a variant" in svg
+    assert "small, healed 2 steps (quick) a variant" in svg
     assert all(name in svg for name in ("asl-int8", "prune-taylor", "scratch"))
 
 
