@@ -73,4 +73,8 @@ def _panel(title: str, rows: list[dict[str, Any]]) -> alt.LayerChart:
             ),
         ),
     ]
-    return alt.layer(*marks).properties(width=SIZE[0], height=SIZE[1], title=title)
+    beyond = sum(bool(value["outside"]) for value in values)
+    subtitle = [f"{beyond} at the rim (triangles) lose more"] if beyond else []
+    return alt.layer(*marks).properties(
+        width=SIZE[0], height=SIZE[1], title=alt.TitleParams(text=title, subtitle=subtitle)
+    )
