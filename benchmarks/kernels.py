@@ -57,7 +57,7 @@ def measure_case(case: Any, options: argparse.Namespace, generator: Any) -> list
     """The rows of one layer: one per thread count and op."""
     import torch
     from ceilings import copying, floors, gemm
-    from peers import OPS, checked_calls, make_data
+    from kernel_peers import OPS, checked_calls, make_data
     from stopwatch import Contest, paired, quartiles
 
     dtype = getattr(torch, options.dtype)

@@ -22,7 +22,7 @@ from torch.nn import functional
 from aslconvert.kernels import ops, reference
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-NAMES = ("shapes", "stopwatch", "ceilings", "peers")
+NAMES = ("shapes", "stopwatch", "ceilings", "kernel_peers")
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_every_call_of_a_random_layer_equals_float64(
     epilogue: bool,
     seed: int,
 ) -> None:
-    shapes, peers = scripts["shapes"], scripts["peers"]
+    shapes, peers = scripts["shapes"], scripts["kernel_peers"]
     case = shapes.Case("any", channels, height, width, batch, rows, outputs, stride, padding, epilogue)
     data = peers.make_data(case, torch.Generator().manual_seed(seed), device="cpu", dtype=torch.float32)
     assert data.mixed.numel() * case.outputs * 2 == case.flops() or stride != 1
@@ -101,7 +101,7 @@ def test_every_call_of_a_random_layer_equals_float64(
 def test_a_result_beyond_its_tolerance_is_refused(
     scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shapes, peers = scripts["shapes"], scripts["peers"]
+    shapes, peers = scripts["shapes"], scripts["kernel_peers"]
     case = shapes.Case("any", 16, 9, 9, 1, 16, 16)
     data = peers.make_data(case, torch.Generator().manual_seed(0), device="cpu", dtype=torch.float32)
     monkeypatch.setitem(peers.TOLERANCE, torch.float32, 1e-12)
@@ -174,7 +174,7 @@ def test_a_whole_short_run(tmp_path: Path, scripts: dict[str, ModuleType]) -> No
     rows = document["rows"]
     cells = {(row["shape"], row["batch"], row["threads"]) for row in rows}
     assert len(cells) == 8
-    assert len(rows) == len(cells) * len(scripts["peers"].OPS)
+    assert len(rows) == len(cells) * len(scripts["kernel_peers"].OPS)
     plain = {"shape", "batch", "threads", "dtype", "device", "op", "layout", "ms"}
     assert all(plain <= row.keys() and row["ms"] > 0 and row["floor_ms"] > 0 for row in rows)
     bare = [row["fused_over"] for row in rows if row["op"] == "conv1x1"]

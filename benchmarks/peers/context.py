@@ -1,0 +1,160 @@
+"""What all methods share in one run of a task: the original, the calibration set, the healing pool and the plans."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from aslconvert.converter.data.dataset import Subset
+from aslconvert.converter.errors import TargetNotReached
+from aslconvert.converter.export.write import write_program
+from aslconvert.converter.fit.importance import output_importance
+from aslconvert.converter.heal.pool import Pool, build_pool, draw_samples, pool_size
+from aslconvert.converter.ir.load import export_model
+from aslconvert.converter.options import ConvertOptions
+from aslconvert.converter.pipeline.convert import HEAL_PIXELS, LEAST_HEAL_SAMPLES, QUICK_ROUNDS
+from aslconvert.converter.pipeline.planning import Planned, make_plans, survey
+from aslconvert.converter.pipeline.subject import Subject, open_subject
+from aslconvert.converter.pipeline.timing import Timer
+from aslconvert.converter.progress import SilentProgress
+from peers.sites import spatial_sites
+from peers.tasks.task import Task
+
+UNIFORM_ROWS = (1.0, 2.0)
+"""Rows a channel, where the conversion has no plan of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a run is made: ``budget`` seconds of healing a variant, or ``steps`` instead where given."""
+
+    budget: float
+    steps: int | None = None
+    points: int | None = None
+    """Variants of each other method at most, and of ours where ``quick``; None takes all."""
+    threads: int = 1
+    rounds: int = 15
+    compile: bool = False
+    quick: bool = False
+
+    @property
+    def label(self) -> str:
+        """The budget as rows carry it: what is healed differently is another row."""
+        base = f"{self.budget:g} s" if self.steps is None else f"{self.steps} steps"
+        return f"{base} (quick)" if self.quick else base
+
+
+@dataclass
+class Context:
+    """One task and seed. ``batches`` calibrate every method, ``pool`` heals every one."""
+
+    task: Task
+    settings: Settings
+    options: ConvertOptions
+    subject: Subject
+    batches: list[tuple[Tensor, ...]]
+    pool: Pool
+    folder: Path
+
+    @property
+    def calibrate(self) -> Subset:
+        """The calibration split with its labels or targets."""
+        return self.subject.data.split("calibrate")
+
+    def plans(self) -> list[Planned]:
+        """Our own plans along the frontier; found once, since they are timed and would differ the next time.
+
+        Where the conversion finds that none pays, it would stop. Here it goes on with the same rows a channel at every
+        site, so that there is something to compare; ``refusal`` then says why.
+        """
+        path = self.folder / "plans.json"
+        if path.is_file():
+            return [Planned(**record) for record in json.loads(path.read_text())]
+        progress, settings = SilentProgress(), self.settings
+        found = survey(self.subject, self.batches, self.options, threads=settings.threads, progress=progress)
+        timer = Timer(self.subject.example, threads=settings.threads, seed=self.options.seed)
+        if not settings.compile:
+            timer.unavailable["compile"] = "not asked for"
+        try:
+            timer.add_original(self.subject.original)
+            runtime, original_ms = timer.fastest_original(rounds=QUICK_ROUNDS)
+            plans = make_plans(
+                self.subject, found, timer, self.options, runtime=runtime, original_ms=original_ms, progress=progress
+            )
+        except TargetNotReached as error:
+            self._refused.write_text(error.message)
+            plans = self._uniform()
+        finally:
+            timer.close()
+        plans = sorted(plans, key=lambda planned: planned.target)
+        path.write_text(json.dumps([asdict(planned) for planned in plans]))
+        return plans
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the conversion would have stopped, once ``plans`` were sought; None where it would not."""
+        return self._refused.read_text() if self._refused.is_file() else None
+
+    @property
+    def _refused(self) -> Path:
+        return self.folder / "refused.txt"
+
+    def _uniform(self) -> list[Planned]:
+        chosen = {site.name: site for site in spatial_sites(self.subject.sites)}
+        return [
+            Planned(
+                id=f"K={share:g}C",
+                plan={
+                    site.name: round(site.in_channels * share) if site.name in chosen else None
+                    for site in self.subject.sites
+                },
+                target=1 / share,
+                expected=1.0,
+            )
+            for share in UNIFORM_ROWS
+        ]
+
+    def importance(self) -> Mapping[str, Tensor]:
+        """What our own fit weighs the outputs of each site by."""
+        return output_importance(self.subject.gm, self.subject.sites, self.batches[:2], seed=self.options.seed)
+
+
+def open_context(task: Task, settings: Settings, *, seed: int, folder: Path) -> Context:
+    """Export the network, open its data and let the original answer the healing pool, as a conversion does.
+
+    Raises:
+        ModelRefused, UsageError, NothingToConvert: as of a conversion.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model = folder / "model.pt2"
+    write_program(export_model(task.net, task.example), model)
+    options = ConvertOptions(
+        metric=task.metric,
+        budget_seconds=settings.budget,
+        seed=seed,
+        threads=settings.threads,
+        heal_crop=task.crop,
+        heal_steps=settings.steps,
+    )
+    subject = open_subject(str(model), data=str(task.data), options=options)
+    heal = subject.data.split("heal")
+    probe = draw_samples(heal, 1, crop=options.heal_crop, seed=seed)
+    with torch.no_grad():
+        limit = pool_size(probe, subject.gm(*probe))
+    pixels = max((x.shape[2:].numel() for x in probe if x.dim() == 4), default=1)
+    count = min(max(HEAL_PIXELS // pixels, LEAST_HEAL_SAMPLES), limit)
+    inputs = draw_samples(heal, count, crop=options.heal_crop, seed=seed + 1)
+    return Context(
+        task=task,
+        settings=settings,
+        options=options,
+        subject=subject,
+        batches=subject.calibration(options),
+        pool=build_pool(subject.gm, inputs),
+        folder=folder,
+    )
