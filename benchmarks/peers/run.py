@@ -17,6 +17,7 @@ from aslconvert.converter.cost.latency import ratio
 from aslconvert.converter.errors import InternalError, UserError
 from aslconvert.converter.heal.distil import Healing, heal
 from aslconvert.converter.pipeline.judge import Judge, metric_for
+from aslconvert.converter.pipeline.timing import scored_form
 from peers.context import Context, Settings, open_context
 from peers.methods import RUNNABLE, variants
 from peers.methods.int8 import quantised, runs
@@ -160,7 +161,12 @@ def _measured(context: Context, made: Sequence[Made], base: Row, tell: Tell) -> 
         speedup = ratio(original, quick, seed=seed)
         if variant.gm is None and variant.file is None:
             raise ValueError(f"{variant.key} is neither a graph nor a file")
-        score = judge.score(variant.gm if variant.gm is not None else runs(context, variant.file or b""))
+        form = (
+            runs(context, variant.file or b"")
+            if variant.gm is None
+            else scored_form(variant.gm, latency[variant.key])[1]
+        )
+        score = judge.score(form)
         counts = None if variant.gm is None else count(variant.gm, subject.example)
         healing = variant.healing
         rows.append({

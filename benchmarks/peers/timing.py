@@ -15,16 +15,18 @@ from aslconvert.converter.errors import AslconvertError
 from aslconvert.converter.export.onnx import onnx_bytes
 from aslconvert.converter.export.reexport import reexport
 from aslconvert.converter.ir.graph import copy_graph
-from aslconvert.converter.passes.fast import fast_form, packed_form
+from aslconvert.converter.passes.fast import fast_form, int16_form, packed_form
 from aslconvert.converter.passes.lower import lower
+from aslconvert.converter.pipeline.timing import INT16
 from aslconvert.converter.threads import torch_threads
+from aslconvert.kernels import has_int16
 
 ORIGINAL = "original"
 
 
 class Bench:
     """Holds runners by (variant, runtime). The variants of all methods run in the same runtimes and through the same
-    passes: eager torch in contiguous layout and in channels_last, ONNX Runtime, OpenVINO, compiled where asked."""
+    passes: eager torch in contiguous layout, in channels_last and in 16-bit integers, ONNX Runtime, OpenVINO, compiled where asked."""
 
     def __init__(self, example: tuple[Tensor, ...], *, threads: int, compiled: bool) -> None:
         self._example = example
@@ -56,6 +58,8 @@ class Bench:
         """A variant of whatever method: the project's passes find the fast form of each."""
         self._try(name, "torch", lambda: torch_runner(fast_form(gm), self._example))
         self._try(name, "torch_channels_last", lambda: torch_runner(packed_form(gm), self._example))
+        if has_int16():
+            self._try(name, INT16, lambda: torch_runner(int16_form(gm), self._example))
         if self._compiled:
             self._try(name, "compile", lambda: compile_runner(fast_form(gm), self._example))
             self._try(name, "compile_channels_last", lambda: compile_runner(packed_form(gm), self._example))
