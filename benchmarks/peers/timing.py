@@ -27,8 +27,8 @@ ORIGINAL = "original"
 class Bench:
     """Holds runners by (variant, runtime).
 
-    The variants of all methods run in the same runtimes and through the same passes: eager torch in contiguous layout, in
-    channels_last and in 16-bit integers, ONNX Runtime, OpenVINO, compiled where asked.
+    The variants of all methods run in the same runtimes and through the same passes: eager torch in contiguous layout,
+    in channels_last and in 16-bit integers, ONNX Runtime, OpenVINO, compiled where asked.
     """
 
     def __init__(self, example: tuple[Tensor, ...], *, threads: int, compiled: bool) -> None:
