@@ -200,7 +200,7 @@ def test_a_whole_short_run_has_every_method(peers: dict[str, ModuleType], small:
         assert row["latency_ms"] == min(row["runtimes_ms"].values())
         assert row["speedup"] == pytest.approx(row["original_ms"] / row["latency_ms"])
         assert row["healing_steps"] == (0 if row["method"] == "int8" else 2)
-        assert set(row["runtimes_ms"]) <= {"torch", "torch_channels_last", "onnxruntime", "openvino"}
+        assert set(row["runtimes_ms"]) <= {"torch", "torch_channels_last", "torch_int16", "onnxruntime", "openvino"}
     assert not [row for row in left_out if row["code"] != "does_not_pay"]
     folder = peers["run"].folder_of(small, settings, seed=0, work=tmp_path / "work")
     assert len(list(folder.glob("*.heal.pt"))) == len(methods) - 1
