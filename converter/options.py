@@ -97,6 +97,11 @@ class ConvertOptions:
     allow: tuple[str, ...] = ()
     """Further kinds of variants, of ``ALLOWABLE``: "prune" adds pruned ones, the original merely pruned among them."""
 
+    @property
+    def written(self) -> tuple[str, ...]:
+        """The kinds of artifact that are written: without 16 bits there is no file in them either."""
+        return tuple(kind for kind in self.artifacts if self.int16 or kind != "int16")
+
     def __post_init__(self) -> None:
         if self.max_drop is not None and self.min_speedup is not None:
             raise UsageError(
@@ -112,6 +117,7 @@ class ConvertOptions:
             "artifacts",
             f"must be of {', '.join(ARTIFACTS)}",
         )
+        _require(bool(self.written), "artifacts", "must name more than int16, which --no-int16 leaves out")
         _require(set(self.allow) <= set(ALLOWABLE), "allow", f"must be of {', '.join(ALLOWABLE)}")
         _require(self.heal_steps is None or self.heal_steps >= 1, "heal_steps", "must be 1 or more")
         _require(self.batch is None or self.batch >= 1, "batch", "must be 1 or more")

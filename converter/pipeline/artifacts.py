@@ -54,7 +54,7 @@ def prove(
         best.gm,
         subject.program,
         inputs=subject.example,
-        kinds=options.artifacts,
+        kinds=options.written,
         calibration=batches,
         stages=stages,
         packed=packed,

@@ -120,3 +120,10 @@ def test_kinds_of_artifact_are_read_and_completed() -> None:
         with pytest.raises(UsageError) as caught:
             parse_artifacts(text)
         assert caught.value.code == "bad_artifacts"
+
+
+def test_without_16_bits_no_file_in_them_is_written() -> None:
+    assert "int16" in ConvertOptions().written
+    assert ConvertOptions(int16=False).written == tuple(kind for kind in DEFAULT_ARTIFACTS if kind != "int16")
+    with pytest.raises(UsageError, match="int16"):
+        ConvertOptions(int16=False, artifacts=("int16",))
