@@ -19,6 +19,7 @@ from aslconvert.converter.ir.load import export_model
 from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.pipeline.convert import HEAL_PIXELS, LEAST_HEAL_SAMPLES, QUICK_ROUNDS
 from aslconvert.converter.pipeline.planning import Planned, make_plans, survey
+from aslconvert.converter.pipeline.style import find_style
 from aslconvert.converter.pipeline.subject import Subject, open_subject
 from aslconvert.converter.pipeline.timing import Timer
 from aslconvert.converter.progress import SilentProgress
@@ -76,15 +77,25 @@ class Context:
         if path.is_file():
             return [Planned(**record) for record in json.loads(path.read_text())]
         progress, settings = SilentProgress(), self.settings
-        found = survey(self.subject, self.batches, self.options, threads=settings.threads, progress=progress)
         timer = Timer(self.subject.example, threads=settings.threads, seed=self.options.seed)
         if not settings.compile:
             timer.unavailable["compile"] = "not asked for"
         try:
             timer.add_original(self.subject.original)
             runtime, original_ms = timer.fastest_original(rounds=QUICK_ROUNDS)
+            style = find_style(self.subject, timer, seed=self.options.seed)
+            found = survey(
+                self.subject, self.batches, self.options, threads=settings.threads, progress=progress, style=style
+            )
             plans = make_plans(
-                self.subject, found, timer, self.options, runtime=runtime, original_ms=original_ms, progress=progress
+                self.subject,
+                found,
+                timer,
+                self.options,
+                runtime=runtime,
+                original_ms=original_ms,
+                progress=progress,
+                style=style,
             )
         except TargetNotReached as error:
             self._refused.write_text(error.message)

@@ -183,6 +183,10 @@ def openvino_runner(path: str | os.PathLike[str], inputs: Sequence[Tensor], *, t
     return run
 
 
+FILE_RUNNERS = {"onnxruntime": onnx_runner, "openvino": openvino_runner}
+"""What runs a ``.onnx`` file in each of ``ONNX_RUNTIMES``."""
+
+
 def _fed(x: Tensor, single: bool) -> Any:
     """An input as numpy has it, in float32 where the file wants that: models are written to ONNX in float32."""
     x = x.float() if single else x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -76,6 +77,7 @@ def fit_layerwise(
     *,
     importance: Mapping[str, Tensor] | None = None,
     limit_bytes: int = DEFAULT_LIMIT_BYTES,
+    in_order: bool = False,
     on_site: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, SiteFit]:
     """Fit ``rows[name]`` rows at every named site; a site with K >= C * T keeps all its taps and is exact.
@@ -84,11 +86,12 @@ def fit_layerwise(
     site absorbs the error made upstream. Memory: one site's moments plus at most ``limit_bytes`` of activations.
     ``importance`` gives per site a square root [O, O] of the output importance (see ``importance.py``). Sites that
     share a key (tied weights, loops) share one block, fitted beforehand on the original's activations of all calls.
+    ``in_order``: every channel is read equally often (see ``rows_a_channel``).
     """
     chosen = [site for site in sites if site.name in rows]
     fits: dict[str, SiteFit] = {}
     by_key: dict[str, SiteFit] = {}
-    by_key |= _fit_tied(gm, chosen, rows, batches, importance or {}, limit_bytes)
+    by_key |= _fit_tied(gm, chosen, rows, batches, importance or {}, limit_bytes, in_order)
     walk = TwinWalk(gm, batches, limit_bytes=limit_bytes)
 
     def visitor(site: ConvSite) -> Callable[[fx.Node], Callable[[Tensor], Tensor]]:
@@ -98,7 +101,7 @@ def fit_layerwise(
                 if not _is_exact(site, rows[site.name]):
                     collect(statistics, site, walk.pairs(node))
                 weighting = (importance or {}).get(site.name)
-                by_key[site.key] = _fit_site(gm, site, rows[site.name], statistics, weighting)
+                by_key[site.key] = _fit_site(gm, site, rows[site.name], statistics, weighting, in_order)
             fits[site.name] = by_key[site.key]
             if on_site is not None:
                 on_site(site.name, len(fits), len(chosen))
@@ -130,13 +133,25 @@ def _is_exact(site: ConvSite, rows: int) -> bool:
     return rows >= site.exact_rows
 
 
+def rows_a_channel(site: ConvSite, rows: int) -> int:
+    """How often a form of ``rows`` rows that reads its channels in order reads each: so often the image is passed over
+    in runtimes that know no shift, while any other choice of channels is a copy of them there."""
+    return math.ceil(rows / site.in_channels)
+
+
 def _fit_site(
-    gm: fx.GraphModule, site: ConvSite, rows: int, statistics: Statistics, weighting: Tensor | None
+    gm: fx.GraphModule,
+    site: ConvSite,
+    rows: int,
+    statistics: Statistics,
+    weighting: Tensor | None,
+    in_order: bool,
 ) -> SiteFit:
     if _is_exact(site, rows):
         return SiteFit(block=exact_block(gm, site), error=0.0)
     dictionary = build_dictionary(site.gather)
-    block, error = fit_block(statistics, dictionary, rows=rows, weighting=weighting)
+    per_channel = rows_a_channel(site, rows) if in_order else None
+    block, error = fit_block(statistics, dictionary, rows=rows, weighting=weighting, per_channel=per_channel)
     return SiteFit(block=block, error=error**0.5)
 
 
@@ -147,6 +162,7 @@ def _fit_tied(
     batches: Sequence[tuple[Tensor, ...]],
     importance: Mapping[str, Tensor],
     limit_bytes: int,
+    in_order: bool,
 ) -> dict[str, SiteFit]:
     calls: dict[str, list[ConvSite]] = {}
     for site in chosen:
@@ -162,6 +178,6 @@ def _fit_tied(
 
     walk.run({site.node: visitor(gathered[key], site) for key, sites in tied.items() for site in sites})
     return {
-        key: _fit_site(gm, sites[0], rows[sites[0].name], gathered[key], importance.get(sites[0].name))
+        key: _fit_site(gm, sites[0], rows[sites[0].name], gathered[key], importance.get(sites[0].name), in_order)
         for key, sites in tied.items()
     }

@@ -45,13 +45,15 @@ def pursue(
     rows: int,
     weighting: Tensor | None = None,
     together: int | None = None,
+    per_channel: int | None = None,
 ) -> Pursuit:
     """Greedy choice of ``rows`` atoms, each the one that lowers the summed squared error most given those before it.
 
     ``weighting`` [O, O] is a square root W of an importance matrix of the outputs: errors weigh ||W^T e||. Returns
     fewer rows, at least one, when the atoms that are left depend linearly on the chosen ones. ``together`` rows at a
     time are chosen from a shortlist, of which each knows those before it, but whose members were listed without; by
-    default one, and more where reading the moments for every single row would take minutes.
+    default one, and more where reading the moments for every single row would take minutes. No channel gives more than
+    ``per_channel`` rows, where that is given.
 
     Atoms are mixes of taps, so everything is kept per tap: the chosen rows' orthogonal directions [K, D] and their
     shares of the targets [K, O]. An atom's residual itself is never stored, only its norm, which a new direction d with
@@ -68,7 +70,7 @@ def pursue(
     if together is None:
         together = choose_together(moments, rows)
     with torch_threads(1 if cross.numel() < SMALL else torch.get_num_threads()):
-        return _Search(moments, cross, dictionary, rows).run(together, energy)
+        return _Search(moments, cross, dictionary, rows, per_channel).run(together, energy)
 
 
 def choose_together(moments: Moments, rows: int) -> int:
@@ -82,7 +84,9 @@ def choose_together(moments: Moments, rows: int) -> int:
 
 
 class _Search:
-    def __init__(self, moments: Moments, cross: Tensor, dictionary: Dictionary, rows: int) -> None:
+    def __init__(
+        self, moments: Moments, cross: Tensor, dictionary: Dictionary, rows: int, per_channel: int | None
+    ) -> None:
         self._moments = moments
         self._cross = cross
         self._mix = mix = dictionary.mix.to(cross)
@@ -95,6 +99,9 @@ class _Search:
         self._basis = cross.new_zeros(rows, cross.shape[0])
         self._shares = cross.new_zeros(rows, cross.shape[1])
         self._chosen: list[int] = []
+        # How many more rows each channel may give.
+        channels = self._norm.numel() // len(mix)
+        self._room = torch.full((channels,), len(mix) if per_channel is None else per_channel)
 
     def run(self, together: int, energy: float) -> Pursuit:
         """Choose until there are enough rows, or nothing new is left."""
@@ -128,7 +135,9 @@ class _Search:
             picked, lower = [0], self._norm[listed].sqrt()[:, None]
         else:
             covariance = self._moments.among(index, mix) - before @ before.T
-            picked, lower = _pick(covariance, residual, self._floor[listed], width)
+            picked, lower = _pick(
+                covariance, residual, self._floor[listed], width, channel=listed // len(self._mix), room=self._room
+            )
         if not picked:
             return 0
         found = torch.linalg.solve_triangular(lower, residual[picked], upper=False)
@@ -144,6 +153,8 @@ class _Search:
         self._energy = (self._energy - lowered).clamp_min(0.0)
         self._norm = self._norm - per_atom.square().sum(1)
         self._norm[listed[picked]] = 0.0
+        self._room -= torch.bincount(listed[picked] // len(self._mix), minlength=len(self._room))
+        self._norm.view(len(self._room), -1)[self._room < 1] = 0.0
         self._chosen += listed[picked].tolist()
         return len(picked)
 
@@ -153,11 +164,15 @@ class _Search:
         return torch.einsum("at,ctn->can", self._mix, per_tap.reshape(-1, self._taps, width)).reshape(-1, width)
 
 
-def _pick(covariance: Tensor, residual: Tensor, floor: Tensor, width: int) -> tuple[list[int], Tensor]:
+def _pick(
+    covariance: Tensor, residual: Tensor, floor: Tensor, width: int, *, channel: Tensor, room: Tensor
+) -> tuple[list[int], Tensor]:
     """At most ``width`` of a shortlist, greedily, and the Cholesky factor of their covariance.
 
-    covariance [m, m] and residual [m, O] are of the parts that are orthogonal to everything chosen earlier.
+    covariance [m, m] and residual [m, O] are of the parts that are orthogonal to everything chosen earlier; ``channel``
+    [m] is where each is from, and ``room`` [C] how many more rows each channel may give.
     """
+    room = room.clone()
     norm, residual = covariance.diagonal().clone(), residual.clone()
     factor = covariance.new_zeros(len(norm), width)
     picked: list[int] = []
@@ -170,6 +185,8 @@ def _pick(covariance: Tensor, residual: Tensor, floor: Tensor, width: int) -> tu
         residual = residual - torch.outer(column, residual[best] / norm[best].sqrt())
         norm = norm - column.square()
         norm[best] = 0.0
+        room[channel[best]] -= 1
+        norm[room[channel] < 1] = 0.0
         factor[:, k] = column
         picked.append(best)
     return picked, factor[picked, : len(picked)].tril()

@@ -43,18 +43,24 @@ def fit_block(
     rows: int,
     weighting: Tensor | None = None,
     ridge: float = RIDGE,
+    per_channel: int | None = None,
 ) -> tuple[Block, float]:
     """The block of ``rows`` rows and its relative error ||y - P s||^2 / ||y - E[y]||^2 on the statistics.
 
     weighting: [O, O] square root W of an importance matrix of the outputs; the pursuit then weighs errors by
-    ||W^T e||. The least-squares weights do not depend on it, the choice of rows does.
+    ||W^T e||. The least-squares weights do not depend on it, the choice of rows does. ``per_channel`` as in ``pursue``.
     """
-    order = order_rows(statistics, dictionary, rows=rows, weighting=weighting)
+    order = order_rows(statistics, dictionary, rows=rows, weighting=weighting, per_channel=per_channel)
     return solve_rows(statistics, dictionary, order, rows=rows, ridge=ridge)
 
 
 def order_rows(
-    statistics: Statistics, dictionary: Dictionary, *, rows: int, weighting: Tensor | None = None
+    statistics: Statistics,
+    dictionary: Dictionary,
+    *,
+    rows: int,
+    weighting: Tensor | None = None,
+    per_channel: int | None = None,
 ) -> list[Pursuit]:
     """The pursuit's order of rows, one for each group; prefixes serve every smaller K."""
     groups = statistics.groups
@@ -63,7 +69,7 @@ def order_rows(
         moments = statistics.moments(group)
         # With one output a group, weighting an error only scales it.
         part = None if weighting is None or len(moments.target_mean) == 1 else weighting.chunk(groups)[group]
-        found.append(pursue(moments, dictionary, rows=max(rows // groups, 1), weighting=part))
+        found.append(pursue(moments, dictionary, rows=max(rows // groups, 1), weighting=part, per_channel=per_channel))
     return found
 
 

@@ -25,6 +25,7 @@ from aslconvert.converter.pipeline.plan_file import identity_of, plan_bytes, rea
 from aslconvert.converter.pipeline.planning import Planned, Survey, load_plans, make_plans, store_plans, survey
 from aslconvert.converter.pipeline.pruned import pruned_plans
 from aslconvert.converter.pipeline.state import State
+from aslconvert.converter.pipeline.style import find_style
 from aslconvert.converter.pipeline.subject import Subject, open_subject
 from aslconvert.converter.pipeline.timing import ORIGINAL, Timer, scored_form
 from aslconvert.converter.pipeline.variants import Made, Workshop, focused
@@ -104,8 +105,7 @@ class _Conversion:
             started = time.monotonic()
             batches = self.subject.calibration(self.options)
             if self.options.dry_run:
-                found = survey(self.subject, batches, self.options, threads=self.threads, progress=self.progress)
-                plans, found = self._new_plans(found, timer, fastest)
+                plans, found = self._new_plans(batches, timer, fastest)
                 return self._dry_report(plans, found, timer)
             state = State(self.out, fingerprint=self._fingerprint(), resume=self.options.resume)
             try:
@@ -135,13 +135,14 @@ class _Conversion:
             sites = [site for site in self.subject.sites if site.name in found.damage]
             importance = output_importance(self.subject.gm, sites, batches[:2], seed=self.options.seed)
             return plans, dataclasses.replace(found, importance=importance)
-        found = survey(self.subject, batches, self.options, threads=self.threads, progress=self.progress)
-        plans, found = self._new_plans(found, timer, fastest)
+        plans, found = self._new_plans(batches, timer, fastest)
         store_plans(state, plans, found)
         return plans, found
 
-    def _new_plans(self, found: Survey, timer: Timer, fastest: tuple[str, float]) -> tuple[list[Planned], Survey]:
+    def _new_plans(self, batches: Batches, timer: Timer, fastest: tuple[str, float]) -> tuple[list[Planned], Survey]:
         runtime, original_ms = fastest
+        style = find_style(self.subject, timer, seed=self.options.seed)
+        found = survey(self.subject, batches, self.options, threads=self.threads, progress=self.progress, style=style)
         plans: list[Planned] = []
         slow: TargetNotReached | None = None
         try:
@@ -153,12 +154,13 @@ class _Conversion:
                 runtime=runtime,
                 original_ms=original_ms,
                 progress=self.progress,
+                style=style,
             )
         except TargetNotReached as error:
             slow = error
         if PRUNE in self.options.allow:
             pruned, left_out = pruned_plans(
-                self.subject, plans, timer, self.options, runtime=runtime, progress=self.progress
+                self.subject, plans, timer, self.options, runtime=runtime, progress=self.progress, style=style
             )
             plans, found = [*plans, *pruned], dataclasses.replace(found, left_out=left_out)
         if slow is not None and not plans:

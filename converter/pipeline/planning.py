@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from aslconvert.converter.cost.runtimes import ONNX_RUNTIMES
 from aslconvert.converter.errors import TargetNotReached
 from aslconvert.converter.fit.importance import output_importance
 from aslconvert.converter.ir.site import ConvSite
 from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.passes.replace_sites import replace_sites
 from aslconvert.converter.pipeline.state import State
+from aslconvert.converter.pipeline.style import FUSED_STYLE, Style, file_runner
 from aslconvert.converter.pipeline.subject import Subject
 from aslconvert.converter.pipeline.timing import Timer
 from aslconvert.converter.progress import Progress
@@ -57,6 +57,7 @@ class Planned:
     """One variant to come: ``target`` is the speed-up it aims at, ``expected`` what its stand-in measured.
 
     ``prune`` is the share of channels that go from every group that allows it; rows in ``plan`` are counted before.
+    ``in_order``: every channel of a site is read equally often.
     """
 
     id: str
@@ -64,6 +65,7 @@ class Planned:
     target: float
     expected: float
     prune: float = 0.0
+    in_order: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,12 +90,14 @@ def survey(
     *,
     threads: int,
     progress: Progress,
+    style: Style = FUSED_STYLE,
 ) -> Survey:
     """Measure what each candidate of each site costs and damages."""
     progress.stage("cost of each site")
+    files = file_runner(style.runtime, threads=threads) if style.in_order else None
     with torch_threads(threads):
         int16 = options.int16 and has_int16()
-        measured = site_costs(subject.gm, subject.sites, subject.example, seed=options.seed, int16=int16)
+        measured = site_costs(subject.gm, subject.sites, subject.example, seed=options.seed, int16=int16, files=files)
     progress.stage("damage of each site")
     open_sites = [site for site in subject.sites if site.name not in measured.kept]
     importance = output_importance(subject.gm, open_sites, batches[:2], seed=options.seed)
@@ -102,6 +106,7 @@ def survey(
         open_sites,
         batches,
         importance=importance,
+        in_order=style.in_order,
         on_site=lambda _, done, total: progress.update(done, total, "sites"),
     )
     return Survey(costs=measured.costs, kept=measured.kept, damage=damage, importance=importance)
@@ -116,22 +121,19 @@ def make_plans(
     runtime: str,
     original_ms: float,
     progress: Progress,
+    style: Style = FUSED_STYLE,
 ) -> list[Planned]:
     """Plans along the frontier, each checked by timing a stand-in of it against the original in ``runtime``.
 
-    ``original_ms`` is the original's median there.
+    ``original_ms`` is the original's median there. Stand-ins run on the fused operator and in the runtime of ``style``.
 
     Raises:
         TargetNotReached: ``does_not_pay``, when no plan is faster than the original.
     """
     progress.stage("plans")
     table = candidates_of(subject.sites, found.costs, found.damage)
-    search = _Search(subject, table, timer, runtime, original_ms)
+    search = _Search(subject, table, timer, runtime, original_ms, lowered=style.files)
     quickest = search.fastest(seed=options.seed)
-    if quickest.expected < LEAST_GAIN and runtime in ONNX_RUNTIMES:
-        # On small images the calls of eager torch cost more than their work: ONNX's runtimes make fewer.
-        search = _Search(subject, table, timer, runtime, original_ms, lowered=True)
-        quickest = search.fastest(seed=options.seed)
     if quickest.expected < LEAST_GAIN:
         raise TargetNotReached(
             "does_not_pay",
@@ -149,7 +151,7 @@ def make_plans(
     if len(plans) < LEAST_VARIANTS and all(quickest.plan != other.plan for other in plans):
         plans.append(quickest)
     plans += search.more(LEAST_VARIANTS - len(plans), besides=plans, seed=options.seed)
-    return _named(plans)
+    return [replace(planned, in_order=style.in_order) for planned in _named(plans)]
 
 
 def targets(options: ConvertOptions, most: float) -> list[float]:
@@ -164,7 +166,7 @@ def targets(options: ConvertOptions, most: float) -> list[float]:
 
 
 class _Search:
-    """``lowered`` times stand-ins in ``runtime`` itself too, which takes an export each."""
+    """``lowered`` are ONNX runtimes that stand-ins are timed in too, which takes an export each."""
 
     def __init__(
         self,
@@ -174,7 +176,7 @@ class _Search:
         runtime: str,
         original_ms: float,
         *,
-        lowered: bool = False,
+        lowered: tuple[str, ...] = (),
     ) -> None:
         self._lowered = lowered
         self._subject = subject

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from torch import Tensor, fx
@@ -15,6 +15,7 @@ from aslconvert.converter.ir.site import ConvSite
 from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.passes.replace_sites import replace_sites
 from aslconvert.converter.pipeline.planning import DEFAULT_SPEEDUPS, LEAST_GAIN, MARGIN, QUICK_ROUNDS, Planned
+from aslconvert.converter.pipeline.style import FUSED_STYLE, Style
 from aslconvert.converter.pipeline.subject import Subject
 from aslconvert.converter.pipeline.timing import Timer
 from aslconvert.converter.progress import Progress
@@ -58,6 +59,7 @@ def pruned_plans(
     *,
     runtime: str,
     progress: Progress,
+    style: Style = FUSED_STYLE,
 ) -> tuple[list[Planned], dict[str, str]]:
     """For the speed-up of every plan a pruned variant of the next slower one, and the original merely pruned.
 
@@ -66,7 +68,7 @@ def pruned_plans(
     each variant that cannot be had, by id.
     """
     progress.stage("pruned plans")
-    search = _Search(subject, timer, runtime, seed=options.seed)
+    search = _Search(subject, timer, runtime, style, seed=options.seed)
     untouched = Planned("original", dict.fromkeys((site.name for site in subject.sites), None), 1.0, 1.0)
     ladder = [untouched, *sorted(plans, key=lambda planned: planned.target)]
     aims = [(base, planned.target) for base, planned in pairwise(ladder)]
@@ -98,7 +100,8 @@ def pruned_plans(
 
 
 class _Search:
-    def __init__(self, subject: Subject, timer: Timer, runtime: str, *, seed: int) -> None:
+    def __init__(self, subject: Subject, timer: Timer, runtime: str, style: Style, *, seed: int) -> None:
+        self._style = style
         self._subject = subject
         self._timer = timer
         self._runtime = runtime
@@ -122,7 +125,7 @@ class _Search:
             place += -1 if timed[place] >= goal else 1
         enough = [i for i, speedup in timed.items() if speedup >= goal]
         best = min(enough) if enough else max(timed, key=lambda i: timed[i])
-        return Planned(id=name, plan=base.plan, target=target, expected=timed[best], prune=SHARES[best])
+        return replace(base, id=name, target=target, expected=timed[best], prune=SHARES[best])
 
     def _time(self, plan: Plan, share: float) -> float:
         subject = self._subject
@@ -131,7 +134,9 @@ class _Search:
         }
         gm = replace_sites(subject.gm, blocks) if blocks else subject.gm
         pruned, _ = prune_channels(gm, subject.example, ratio=share, seed=self._seed)
-        return self._timer.speedup_of(pruned, self._runtime, rounds=QUICK_ROUNDS, lowered=not blocks)
+        # What has no shifts may be at its best where the original is.
+        lowered = self._style.files if blocks else (self._runtime,)
+        return self._timer.speedup_of(pruned, self._runtime, rounds=QUICK_ROUNDS, lowered=lowered)
 
 
 def cut(

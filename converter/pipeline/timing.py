@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ from torch import Tensor, fx
 
 from aslconvert.converter.cost.latency import Latency, measure
 from aslconvert.converter.cost.runtimes import (
+    FILE_RUNNERS,
+    ONNX_RUNTIMES,
     available_runtimes,
     compile_runner,
     faster_in_channels_last,
-    onnx_runner,
-    openvino_runner,
     torch_runner,
 )
 from aslconvert.converter.errors import AslconvertError
@@ -97,27 +97,35 @@ class Timer:
             table.setdefault(name, {})[runtime] = latency
         return table
 
-    def speedup_of(self, gm: fx.GraphModule, runtime: str, *, rounds: int, lowered: bool = False) -> float:
-        """Quick figure: the original in ``runtime`` over ``gm`` in its faster form, interleaved.
+    def speedup_of(self, gm: fx.GraphModule, runtime: str, *, rounds: int, lowered: Collection[str] = ()) -> float:
+        """Quick figure: the original in ``runtime`` over ``gm`` in its fastest form, interleaved.
 
-        ``lowered``: the forms include the lowered one in ``runtime`` itself, which a graph with dense convolutions may
-        need to be at its best.
+        ``lowered``: the forms include the lowered one in these ONNX runtimes. That takes an export, but small networks
+        and those that keep dense convolutions may be at their best there.
         """
+        timed = self.quick(gm, rounds=rounds, lowered=lowered, beside=runtime)
+        return timed[ORIGINAL].p50_ms / min(value.p50_ms for name, value in timed.items() if name != ORIGINAL)
+
+    def quick(
+        self, gm: fx.GraphModule, *, rounds: int, lowered: Collection[str] = (), beside: str | None = None
+    ) -> dict[str, Latency]:
+        """``gm`` on the fused operator and lowered in ONNX runtimes, and the original in the runtime ``beside``."""
         runners = {
-            "original": self._runners[ORIGINAL, runtime],
             "torch": torch_runner(fast_form(gm), self._example),
             "torch_channels_last": torch_runner(packed_form(gm), self._example),
         }
+        if beside is not None:
+            runners[ORIGINAL] = self._runners[ORIGINAL, beside]
         if self._int16:
             runners[INT16] = torch_runner(int16_form(gm), self._example)
-        runner = {"onnxruntime": onnx_runner, "openvino": openvino_runner}.get(runtime)
-        if lowered and runner is not None:
+        chosen = [name for name in ONNX_RUNTIMES if name in lowered and name not in self.unavailable]
+        if chosen:
             path = Path(self._folder.name) / "trial.onnx"
             with contextlib.suppress(AslconvertError), torch_threads(self._threads):
                 path.write_bytes(onnx_bytes(reexport(lower(gm), self._example)))
-                runners["lowered"] = runner(path, self._example, threads=self._threads)
-        timed = self._measure(runners, rounds=rounds)
-        return timed["original"].p50_ms / min(value.p50_ms for name, value in timed.items() if name != "original")
+                for name in chosen:
+                    runners[name] = FILE_RUNNERS[name](path, self._example, threads=self._threads)
+        return self._measure(runners, rounds=rounds)
 
     @staticmethod
     def packed_wins(timed: Mapping[str, Latency]) -> bool:
@@ -144,7 +152,7 @@ class Timer:
                 path.write_bytes(onnx_bytes(reexport(build(), self._example)))
             return path
 
-        for runtime, runner in (("onnxruntime", onnx_runner), ("openvino", openvino_runner)):
+        for runtime, runner in FILE_RUNNERS.items():
             self._try(name, runtime, lambda run=runner: run(written(), self._example, threads=self._threads))  # type: ignore[misc]
 
     def _try(self, name: str, runtime: str, build: Callable[[], Callable[[], Any]]) -> None:

@@ -66,7 +66,7 @@ class Workshop:
         self._progress = progress
         # By variant: what a plan file says, else what is asked for, else the clock decides.
         self._steps = steps or {}
-        self._fits: list[tuple[Plan, dict[str, SiteFit]]] = []
+        self._fits: list[tuple[Plan, bool, dict[str, SiteFit]]] = []
         self.left_out: dict[str, str] = {}
 
     def make_all(self, plans: Sequence[Planned], importance: Mapping[str, Tensor]) -> list[Made]:
@@ -87,12 +87,13 @@ class Workshop:
 
     def _fit(self, planned: Planned, importance: Mapping[str, Tensor]) -> dict[str, SiteFit]:
         rows = {name: count for name, count in planned.plan.items() if count is not None}
-        known = next((fits for plan, fits in self._fits if plan == planned.plan), None)
+        like = planned.plan, planned.in_order
+        known = next((fits for *same, fits in self._fits if tuple(same) == like), None)
         stored = self._state.read_fits(planned.id) if known is None else known
         if stored is None and not rows:
             stored = {}
         if stored is not None:
-            self._fits.append((planned.plan, stored))
+            self._fits.append((*like, stored))
             return stored
         self._progress.stage(f"fit {planned.id}")
         fits = fit_layerwise(
@@ -101,10 +102,11 @@ class Workshop:
             rows,
             self._batches,
             importance=importance,
+            in_order=planned.in_order,
             on_site=lambda _, done, total: self._progress.update(done, total, "sites"),
         )
         self._state.write_fits(planned.id, fits)
-        self._fits.append((planned.plan, fits))
+        self._fits.append((*like, fits))
         return fits
 
     def _cut(self, planned: Planned, fits: dict[str, SiteFit]) -> Cut | None:

@@ -18,6 +18,9 @@ PROBED_ROWS_PER_CHANNEL = (0.5, 1.0, 2.0, 4.0)
 DEPTHWISE_ROWS_PER_CHANNEL = (1.0, 2.0, 3.0)
 """A depthwise kernel is a few shifts or nothing: each costs another pass over the image."""
 
+IN_ORDER_TIMES = (1, 2, 3, 4)
+"""How often forms that read their channels in order may read each."""
+
 ROW_STEP = 16
 """Rows come in whole vectors of the widest instruction set."""
 
@@ -31,9 +34,12 @@ class Candidate:
     damage: float
 
 
-def row_grid(site: ConvSite, *, probed: bool = False) -> list[int]:
-    """Ascending K for a site; the last is C * T, the exact form."""
+def row_grid(site: ConvSite, *, probed: bool = False, in_order: bool = False) -> list[int]:
+    """Ascending K for a site; the last is C * T, the exact form. ``in_order``: multiples of C only."""
     taps = site.exact_rows
+    if in_order and not site.row_groups == site.in_channels > 1:
+        whole = [site.in_channels * times for times in IN_ORDER_TIMES]
+        return [*(rows for rows in whole if rows < taps), taps]
     if site.row_groups == site.in_channels > 1:
         grid = {round(site.in_channels * share) for share in DEPTHWISE_ROWS_PER_CHANNEL}
         return [*sorted(rows for rows in grid if rows < taps), taps]

@@ -9,17 +9,17 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 import aslconvert.kernels  # noqa: F401  registers torch.ops.asl
 from aslconvert.converter.cost.latency import Latency, measure, ratio
 from aslconvert.converter.cost.runtimes import torch_runner
-from aslconvert.converter.ir.graph import CONV_BY_AXES, aten
+from aslconvert.converter.ir.graph import aten
 from aslconvert.converter.ir.site import ConvSite
 from aslconvert.converter.passes.fast import fast_form, int16_form
-from aslconvert.converter.passes.parameters import put_buffer, put_parameter
-from aslconvert.converter.passes.replace_sites import join
-from aslconvert.converter.search.candidates import row_grid, stand_in
+from aslconvert.converter.passes.lower import lower
+from aslconvert.converter.search.alone import kept_alone, rows_alone
+from aslconvert.converter.search.candidates import row_grid
 
 ROUNDS = 7
 SECOND_ROUNDS = 25
@@ -27,6 +27,9 @@ MIN_TIME = 0.004
 
 Costs = dict[int | None, float]
 """Milliseconds by rows; None is the kept convolution."""
+
+FileRunner = Callable[[fx.GraphModule, Tensor], Callable[[], Any]]
+"""Makes a runner of standard operators and their input in a runtime for files."""
 
 NO_GAIN = "no_gain"
 """Reason code of a site that no candidate makes measurably faster."""
@@ -52,11 +55,17 @@ def input_shapes(
 
 
 def site_costs(
-    gm: fx.GraphModule, sites: Sequence[ConvSite], inputs: tuple[Tensor, ...], *, seed: int, int16: bool = False
+    gm: fx.GraphModule,
+    sites: Sequence[ConvSite],
+    inputs: tuple[Tensor, ...],
+    *,
+    seed: int,
+    int16: bool = False,
+    files: FileRunner | None = None,
 ) -> SiteCosts:
     """Latency of the kept convolution (eager torch) and of each row count (fast form), per call of the site.
 
-    ``int16``: in the 16-bit form.
+    ``int16``: in the 16-bit form. ``files``: both in that runtime instead, where rows read their channels in order.
 
     The gate keeps a site unless some candidate with fewer rows than all taps is faster than the convolution with 95 %
     confidence, over rounds in which both were timed. Tied sites are kept only if every one of them is.
@@ -75,19 +84,23 @@ def site_costs(
     representatives: dict[tuple[Any, ...], ConvSite] = {}
     for site in sites:
         representatives.setdefault(kinds[site.name], site)
+    in_order = files is not None
+    fast = int16_form if int16 else fast_form
     for index, (kind, site) in enumerate(representatives.items()):
         x = torch.rand(shapes[site.name], generator=torch.Generator().manual_seed(seed)).to(site.dtype)
-        runners[f"{index}:keep"] = _keep_runner(site, x, relu=kind[-1])
-        for rows in row_grid(site, probed=True):
-            runners[f"{index}:{rows}"] = _rows_runner(site, x, rows, relu=kind[-1], seed=seed, int16=int16)
+        kept = kept_alone(site, relu=kind[-1])
+        runners[f"{index}:keep"] = torch_runner(kept, [x]) if files is None else files(kept, x)
+        for rows in row_grid(site, probed=True, in_order=in_order):
+            form = rows_alone(site, x, rows, relu=kind[-1], seed=seed)
+            runners[f"{index}:{rows}"] = torch_runner(fast(form), [x]) if files is None else files(lower(form), x)
     timed = measure(runners, rounds=ROUNDS, min_time=MIN_TIME, seed=seed)
     by_kind: dict[tuple[Any, ...], Costs] = {}
     gated: dict[tuple[Any, ...], str] = {}
     for index, (kind, site) in enumerate(representatives.items()):
-        probed = {rows: timed[f"{index}:{rows}"].p50_ms for rows in row_grid(site, probed=True)}
-        exact = row_grid(site)[-1]
+        probed = {rows: timed[f"{index}:{rows}"].p50_ms for rows in row_grid(site, probed=True, in_order=in_order)}
+        exact = site.exact_rows
         start, per_row = linear_cost(probed)
-        costs: Costs = {rows: start + per_row * rows for rows in row_grid(site)}
+        costs: Costs = {rows: start + per_row * rows for rows in row_grid(site, in_order=in_order)}
         costs[exact] = probed[exact]
         costs[None] = timed[f"{index}:keep"].p50_ms
         by_kind[kind] = costs
@@ -149,64 +162,3 @@ class _Shapes(fx.Interpreter):
 def _only_relu(node: fx.Node) -> bool:
     users = list(node.users)
     return len(users) == 1 and users[0].target in (aten.relu.default, aten.relu_.default)
-
-
-def _keep_runner(site: ConvSite, x: Tensor, *, relu: bool) -> Callable[[], Any]:
-    geometry = site.geometry
-    if site.transposed:
-        return _transposed_runner(site, x, relu=relu)
-    weight = torch.randn(site.out_channels, site.in_channels // site.groups, *geometry.kernel, dtype=site.dtype)
-    convolve = CONV_BY_AXES[len(geometry.kernel)]
-    bias = torch.zeros(site.out_channels, dtype=site.dtype)
-    pads = [p for before, after in zip(geometry.padding_before[::-1], geometry.padding_after[::-1], strict=True)
-            for p in (before, after)]  # fmt: skip
-    symmetric = geometry.padding_before == geometry.padding_after
-
-    def run() -> Any:
-        with torch.inference_mode():
-            source = x if symmetric else torch.nn.functional.pad(x, pads)
-            padding = list(geometry.padding_before) if symmetric else [0] * len(geometry.kernel)
-            y = convolve(source, weight, bias, geometry.stride, padding, geometry.dilation, site.groups)
-            return torch.relu(y) if relu else y
-
-    return run
-
-
-def _transposed_runner(site: ConvSite, x: Tensor, *, relu: bool) -> Callable[[], Any]:
-    geometry = site.geometry
-    weight = torch.randn(site.in_channels, site.out_channels // site.groups, *geometry.kernel, dtype=site.dtype)
-    bias = torch.zeros(site.out_channels, dtype=site.dtype)
-    functional = torch.nn.functional
-    convolve = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)[x.dim() - 3]
-    tail = (geometry.stride, geometry.padding_before, site.output_padding, site.groups, geometry.dilation)
-
-    def run() -> Any:
-        with torch.inference_mode():
-            y = convolve(x, weight, bias, *tail)
-            return torch.relu(y) if relu else y
-
-    return run
-
-
-def _rows_runner(site: ConvSite, x: Tensor, rows: int, *, relu: bool, seed: int, int16: bool) -> Callable[[], Any]:
-    """The candidate by itself, in the form that a converted network would run it in."""
-    block = stand_in(site, rows, seed=seed)
-    one = [1] * len(site.geometry.kernel)
-    root, graph = nn.Module(), fx.Graph()
-    put_parameter(root, "site.shift", block.shift)
-    put_buffer(root, "site.source", block.source)
-    put_parameter(root, "site.weight", block.weight.to(site.dtype).reshape(*block.weight.shape, *one))
-    put_parameter(root, "site.bias", torch.zeros(site.block_outputs, dtype=site.dtype))
-    image = graph.placeholder("x")
-    shift, source, weight, bias = (graph.get_attr(f"site.{name}") for name in ("shift", "source", "weight", "bias"))
-    call = (image, shift, source, list(site.gather.stride), list(site.gather.delta))
-    shifted = graph.call_function(torch.ops.asl.active_shift.default, call)
-    mixed = graph.call_function(
-        CONV_BY_AXES[len(one)], (shifted, weight, bias, one, [0] * len(one), one, site.row_groups)
-    )
-    out = (x.shape[0], site.block_outputs, *site.gather.output_size(tuple(x.shape[2:])))
-    for node, shape in ((image, tuple(x.shape)), (shifted, (out[0], rows, *out[2:])), (mixed, out)):
-        node.meta.update(shape=shape, dtype=site.dtype)
-    last = join(graph, mixed, site)
-    graph.output(graph.call_function(aten.relu.default, (last,)) if relu else last)
-    return torch_runner((int16_form if int16 else fast_form)(fx.GraphModule(root, graph)), [x])

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from aslconvert.converter.data.metrics import flatten
 from aslconvert.converter.fit.dictionary import build_dictionary
-from aslconvert.converter.fit.layerwise import apply_block, collect, site_statistics
+from aslconvert.converter.fit.layerwise import apply_block, collect, rows_a_channel, site_statistics
 from aslconvert.converter.fit.pure import PureInterpreter
 from aslconvert.converter.fit.rows import Block
 from aslconvert.converter.fit.solve import order_rows, solve_rows
@@ -31,12 +31,13 @@ def site_damage(
     *,
     importance: Mapping[str, Tensor] | None = None,
     limit_bytes: int = DEFAULT_LIMIT_BYTES,
+    in_order: bool = False,
     on_site: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Damage]:
     """Fit each site alone on the original's activations and measure the output's error on the first batch.
 
-    One pursuit serves all row counts of a site, as its prefixes are the smaller answers. Row counts between the probed
-    ones are interpolated in log damage.
+    One pursuit serves all row counts of a site, as its prefixes are the smaller answers; where channels are read
+    ``in_order``, each count has its own. Row counts between the probed ones are interpolated in log damage.
     """
     tail = _Tail(gm, batches[0])
     probed: dict[str, Damage] = {}
@@ -44,18 +45,27 @@ def site_damage(
 
     def visitor(site: ConvSite) -> Callable[[fx.Node], None]:
         def visit(node: fx.Node) -> None:
-            grid = row_grid(site, probed=True)
+            grid = row_grid(site, probed=True, in_order=in_order)
             statistics = site_statistics(site)
             collect(statistics, site, walk.pairs(node))
             dictionary = build_dictionary(site.gather)
             weighting = None if importance is None else importance.get(site.name)
             most = max((rows for rows in grid[:-1]), default=0)
-            order = order_rows(statistics, dictionary, rows=most, weighting=weighting) if most else None
             found: Damage = {grid[-1]: 0.0}
+            order = None
             for rows in grid[:-1]:
-                if order is not None:
-                    block, _ = solve_rows(statistics, dictionary, order, rows=rows)
-                    found[rows] = tail.error(site, node, block)
+                if in_order:
+                    order = order_rows(
+                        statistics,
+                        dictionary,
+                        rows=rows,
+                        weighting=weighting,
+                        per_channel=rows_a_channel(site, rows),
+                    )
+                elif order is None:
+                    order = order_rows(statistics, dictionary, rows=most, weighting=weighting)
+                block, _ = solve_rows(statistics, dictionary, order, rows=rows)
+                found[rows] = tail.error(site, node, block)
             probed[site.name] = found
             if on_site is not None:
                 on_site(site.name, len(probed), len(sites))
@@ -63,7 +73,10 @@ def site_damage(
         return visit
 
     walk.run({site.node: visitor(site) for site in sites})
-    return {site.name: {rows: interpolate_log(probed[site.name], rows) for rows in row_grid(site)} for site in sites}
+    return {
+        site.name: {rows: interpolate_log(probed[site.name], rows) for rows in row_grid(site, in_order=in_order)}
+        for site in sites
+    }
 
 
 def interpolate_log(known: Mapping[int, float], at: int) -> float:

@@ -28,7 +28,9 @@ def fitted_variants(context: Context, plans: Sequence[Planned]) -> Iterator[tupl
     subject, importance = context.subject, context.importance()
     for planned in plans:
         rows = {name: count for name, count in planned.plan.items() if count is not None}
-        fits = fit_layerwise(subject.gm, subject.sites, rows, context.batches, importance=importance)
+        fits = fit_layerwise(
+            subject.gm, subject.sites, rows, context.batches, importance=importance, in_order=planned.in_order
+        )
         yield planned.id, replace_sites(subject.gm, {name: fit.block for name, fit in fits.items()})
 
 
