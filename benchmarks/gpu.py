@@ -30,6 +30,7 @@ FOLDER = ROOT / "build" / "gpu"
 SHAPES = ((64, 56), (128, 28), (256, 14), (512, 7))
 BATCH = 64
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
+TESTS = ("device", "pointwise_device", "library")
 NO_GPU, NO_LIBRARY = 3, 4
 CALLS = 10  # in one graph
 Call = Callable[[int], object]
@@ -75,7 +76,7 @@ def run_checks(variables: dict[str, str]) -> dict[str, str]:
     script = str(ROOT / "tests" / "kernels" / "cuda" / "device_checks.py")
     commands = {"device checks": ([sys.executable, script], variables)}
     if all(importlib.util.find_spec(name) for name in ("pytest", "pytest_timeout", "hypothesis")):
-        tests = [str(ROOT / "tests" / "kernels" / f"test_cuda_{name}.py") for name in ("device", "library")]
+        tests = [str(ROOT / "tests" / "kernels" / f"test_cuda_{name}.py") for name in TESTS]
         commands["tests"] = ([sys.executable, "-m", "pytest", "-q", *tests], variables)
     sanitizer = find_tool("compute-sanitizer")
     # Every tensor is then an allocation of its own, so that a read past its end is seen.

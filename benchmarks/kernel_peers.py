@@ -159,6 +159,13 @@ def _fused(case: Case, data: Data, layout: str) -> Iterator[tuple[Key, Call]]:
         ("fused", layout, "packed"),
         partial(op, x, data.shift, data.source, packed, case.outputs, data.bias, *tail),
     )
+    if x.dtype != torch.float32:
+        # Other types go through the library's product, for which a packed weight is unpacked at every call.
+        plain = torch.ops.asl.shift_pointwise.default
+        yield (
+            ("fused", layout, "plain"),
+            partial(plain, x, data.shift, data.source, data.pointwise, data.bias, *tail),
+        )
 
 
 def _pointwise(case: Case, data: Data, layout: str) -> Iterator[tuple[Key, Call]]:
@@ -182,7 +189,8 @@ def _pointwise(case: Case, data: Data, layout: str) -> Iterator[tuple[Key, Call]
         planes = x.flatten(2)
         product = partial(torch.ops.aten.mm.default, weight, planes[0]) if case.batch == 1 else None
         yield ("product", layout, "matmul"), product or partial(torch.matmul, weight, planes)
-    if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
+    known = x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if x.device.type == "cpu" and torch.backends.mkldnn.is_available() and known:
         yield ("product", layout, "oneDNN, weight packed"), _prepacked(x, kernel, data.bias, residual, step)
 
 
@@ -226,7 +234,9 @@ def _spatial(case: Case, data: Data, layout: str) -> Iterator[tuple[Key, Call]]:
 
 def _gathering(case: Case, data: Data) -> Iterator[tuple[Key, Call]]:
     """The library's general tools, which only know contiguous images: grid_sample per row, and unfold."""
-    grid = grid_of(data, case, data.image.dtype)
+    # Positions in sixteen bits would be off by a good part of a pixel, and a grid has its image's type: such images
+    # are sampled in float32.
+    grid = grid_of(data, case, torch.float32 if data.image.dtype.itemsize == 2 else data.image.dtype)
     outputs, batch, size = case.outputs, case.batch, case.out_size
     bias = None if data.bias is None else data.bias[:, None, None]
 
@@ -236,7 +246,7 @@ def _gathering(case: Case, data: Data) -> Iterator[tuple[Key, Call]]:
     def by_grid() -> Tensor:
         planes = data.image.transpose(0, 1)
         planes = planes.contiguous() if data.source is None else planes[data.source]
-        shifted = functional.grid_sample(planes, grid, align_corners=False)
+        shifted = functional.grid_sample(planes.to(grid.dtype), grid, align_corners=False).to(data.image.dtype)
         mixed = torch.mm(data.pointwise, shifted.flatten(1)).view(outputs, batch, *size)
         return finish(mixed.transpose(0, 1).contiguous())
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aslconvert.kernels import reference
+from aslconvert.kernels import autocast, reference
 
 SCHEMAS = (
     "active_shift(Tensor x, Tensor shift, Tensor? source, int[] stride, int[] delta) -> Tensor",
@@ -106,6 +106,7 @@ def _shift_pointwise_int16(
 
 
 _LIBRARY.impl("shift_pointwise_int16", _shift_pointwise_int16, "CompositeExplicitAutograd")
+autocast.register(_LIBRARY)
 
 
 def is_native() -> bool:

@@ -98,6 +98,16 @@ def test_every_call_of_a_random_layer_equals_float64(
     assert {op for op, _, _ in calls} == set(peers.OPS)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_other_types_are_checked_and_called_as_well(scripts: dict[str, ModuleType], dtype: torch.dtype) -> None:
+    shapes, peers = scripts["shapes"], scripts["kernel_peers"]
+    for case in (shapes.Case("any", 16, 56, 56, 1, 16, 16), shapes.Case("any", 24, 13, 17, 2, 36, 24, epilogue=True)):
+        data = peers.make_data(case, torch.Generator().manual_seed(0), device="cpu", dtype=dtype)
+        with torch.inference_mode():
+            calls = peers.checked_calls(case, data)
+        assert {op for op, _, _ in calls} == set(peers.OPS)
+
+
 def test_a_result_beyond_its_tolerance_is_refused(
     scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:

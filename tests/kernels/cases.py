@@ -92,7 +92,7 @@ def check_close(actual: Tensor, expected: Tensor) -> None:
 
 
 def check_all_ops(problem: Problem, seed: int) -> None:
-    """Forward, both gradients and the fused op against the reference."""
+    """Forward and both gradients against the reference, the fused op in both forms against it in float64."""
     generator = torch.Generator().manual_seed(seed)
     ops = torch.ops.asl
     y = ops.active_shift(*problem.arguments())
@@ -108,11 +108,15 @@ def check_all_ops(problem: Problem, seed: int) -> None:
 
     weight = torch.randn(4, shift.shape[0], generator=generator).to(x.dtype)
     bias = torch.randn(4, generator=generator).to(x.dtype) if seed % 2 else None
-    relu = seed % 3 == 0
-    check_close(
-        ops.shift_pointwise(x, shift, source, weight, bias, stride, delta, relu),
-        reference.shift_pointwise(x, shift, source, weight, bias, stride, delta, relu),
-    )
+    residual = torch.randn(y.shape[0], 4, *y.shape[2:], generator=generator).to(x.dtype) if seed % 5 < 2 else None
+    rest = (stride, delta, seed % 3 == 0)
+    # In float64, of the very values that the op is given.
+    exact = [t if t is None else t.double() for t in (x, weight, bias, residual)]
+    place = shift if shift.dtype == torch.float64 else shift.float()
+    expected = reference.shift_pointwise(exact[0], place, source, exact[1], exact[2], *rest, exact[3]).to(x.dtype)
+    check_close(ops.shift_pointwise(x, shift, source, weight, bias, *rest, residual), expected)
+    packed = ops.pack_pointwise(weight)
+    check_close(ops.shift_pointwise_packed(x, shift, source, packed, 4, bias, *rest, residual), expected)
 
 
 def main() -> None:

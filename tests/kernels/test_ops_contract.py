@@ -60,7 +60,7 @@ def test_gradient_at_a_whole_shift_is_the_central_difference() -> None:
         torch.testing.assert_close(actual[:, axis], (slope * grad).sum((0, 2, 3)), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_opcheck(dtype: torch.dtype) -> None:
     x = torch.randn(2, 3, 7, 6, dtype=dtype)
     shift = _fractional(4, 2).to(dtype)
@@ -73,7 +73,13 @@ def test_opcheck(dtype: torch.dtype) -> None:
             OPS.active_shift_backward.default, (grad, image, shift, SOURCE, [1, 1], [-1, -1], True, True)
         )
         weight, bias = torch.randn(5, 4, dtype=dtype), torch.randn(5, dtype=dtype)
-        torch.library.opcheck(OPS.shift_pointwise.default, (image, shift, SOURCE, weight, bias, [1, 1], [-1, -1], True))
+        residual = torch.randn(2, 5, 7, 6, dtype=dtype)
+        packed = OPS.pack_pointwise(weight)
+        torch.library.opcheck(OPS.pack_pointwise.default, (weight,))
+        for added in (None, residual):
+            rest = (bias, [1, 1], [-1, -1], True, added)
+            torch.library.opcheck(OPS.shift_pointwise.default, (image, shift, SOURCE, weight, *rest))
+            torch.library.opcheck(OPS.shift_pointwise_packed.default, (image, shift, SOURCE, packed, 5, *rest))
 
 
 def test_all_taps_as_rows_are_the_convolution() -> None:
@@ -255,7 +261,7 @@ def test_far_shifts_are_zero() -> None:
         assert (kernels.active_shift(X, torch.full((3, 2), far)) == 0).all()
 
 
-def test_export_and_compile_keep_the_op() -> None:
+def test_export_keeps_the_op() -> None:
     layer = kernels.ActiveShift(torch.full((3, 2), 0.5), source=torch.tensor([2, 1, 0]))
     batch = torch.export.Dim("batch", min=1)
     program = torch.export.export(layer, (torch.cat([X, X]),), dynamic_shapes=({0: batch},))

@@ -12,8 +12,11 @@ namespace asl {
 // cache. One of more rows it packs first, so that the copy must fit there as well; but fewer pixels would starve it.
 inline int64_t panel_pixels(int64_t rows, int64_t element_size) {
   constexpr int64_t kInPlace = 128, kBytes = 512 * 1024, kFewest = 192, kMost = 4096;
-  if (rows > kInPlace) return kFewest;
-  return std::clamp(kBytes / (std::max<int64_t>(rows, 1) * element_size), kFewest, kMost);
+  // Of 16-bit elements always packed, and shared out among threads as a whole.
+  constexpr int64_t kFewestShort = 256, kMostShort = 1024;
+  const int64_t fewest = element_size == 2 ? kFewestShort : kFewest, most = element_size == 2 ? kMostShort : kMost;
+  if (rows > kInPlace) return fewest;
+  return std::clamp(kBytes / (std::max<int64_t>(rows, 1) * element_size), fewest, most);
 }
 
 // Memory that a thread keeps between calls: fresh pages would cost more than small layers themselves.
