@@ -147,7 +147,8 @@ class Workshop:
             seconds=planned_seconds if steps is None else math.inf,
             max_steps=steps,
             seed=self._options.seed,
-            batch=self._subject.fixed_batch,
+            fixed_batch=self._subject.fixed_batch,
+            on_note=lambda told: self._progress.note(f"{planned.id}: {told}"),
             checkpoint=self._state.checkpoint(planned.id),
             on_step=lambda used, allowed, loss: self._progress.update(
                 used, planned_seconds if steps is None else used, "s", loss=loss
