@@ -16,8 +16,9 @@ class Average:
     """Averages of ``parameters``, named tensors that are trained in place."""
 
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:
-        self._live = {name: value.detach() for name, value in parameters.items()}
-        self.values = {name: value.clone() for name, value in self._live.items()}
+        # Not their storage: what prepares a model for several processes gives it another.
+        self._live = dict(parameters)
+        self.values = {name: value.detach().clone() for name, value in parameters.items()}
 
     def update(self, step: int) -> None:
         """Take in the weights as they are after ``step`` steps."""

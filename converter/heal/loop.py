@@ -177,5 +177,6 @@ class Loop:
         return distillation_loss(student, target, scales=scales)
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or should_reduce_batch_size(error)
+def _is_out_of_memory(error: Exception) -> bool:
+    own = isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error)
+    return own or should_reduce_batch_size(error)

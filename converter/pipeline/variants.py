@@ -153,6 +153,8 @@ class Workshop:
             seconds=planned_seconds if steps is None else math.inf,
             max_steps=steps,
             seed=self._options.seed,
+            batch=self._options.heal_batch,
+            pieces=self._options.accumulate,
             fixed_batch=self._subject.fixed_batch,
             on_note=lambda told: self._progress.note(f"{planned.id}: {told}"),
             checkpoint=self._state.checkpoint(planned.id),

@@ -60,10 +60,8 @@ def killed(command: list[str], *, stage: str, checkpoints: int = 0) -> None:
         for line in process.stderr:
             if line.startswith(stage):
                 break
-        for line in process.stderr:
-            checkpoints -= line == CHECKPOINT
-            if checkpoints <= 0:
-                break
+        while checkpoints > 0:
+            checkpoints -= process.stderr.readline() == CHECKPOINT
         # Whatever it is at by then, the writing of the next one included.
         process.send_signal(signal.SIGKILL)
         process.stderr.read()
@@ -100,7 +98,8 @@ def test_a_conversion_killed_while_it_searches_leaves_nothing_that_would_be_cont
 
 def tell_checkpoints(path: Path, record: dict[str, Any]) -> None:
     write_checkpoint(path, record)
-    print(CHECKPOINT, end="", file=sys.stderr, flush=True)
+    sys.stderr.write(CHECKPOINT)
+    sys.stderr.flush()
 
 
 if __name__ == "__main__":
