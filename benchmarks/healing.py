@@ -60,13 +60,6 @@ def main() -> None:
             metric = metric_for(test, context.task.metric)
             judge = Judge(context.subject.gm, test, metric=metric, batch=None, seed=seed)
             print(f"{arguments.task} seed {seed}: fitted, loses {judge.score(start).loss:.4f}", flush=True)
-
-            def run(
-                scale: float | None, count: int | None, seconds: float = math.inf
-            ) -> tuple[Healing, fx.GraphModule]:
-                gm = copy_graph(start)
-                return heal(gm, context.pool, seconds=seconds, max_steps=count, seed=seed, rate_scale=scale), gm
-
             for name in arguments.rates.split(","):
                 scale = None if name == "guess" else float(name)
                 trial = max(int(FINDER_SHARE * arguments.steps / 3), 5)
