@@ -15,7 +15,8 @@ import torch
 
 from aslconvert.converter.fit.importance import output_importance
 from aslconvert.converter.fit.layerwise import fit_layerwise
-from aslconvert.converter.heal.distil import BATCH, probe_loss
+from aslconvert.converter.heal.held_out import probe_loss
+from aslconvert.converter.heal.loop import BATCH
 from aslconvert.converter.heal.pool import build_pool, draw_samples
 from aslconvert.converter.options import ConvertOptions, parse_crop
 from aslconvert.converter.passes.replace_sites import replace_sites

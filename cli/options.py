@@ -25,7 +25,8 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Every random choice de
 
 DATA_HELP = (
     "An image folder (class subfolders optional), a zip or tar of one, an .npz or .safetensors file with arrays named "
-    "after the model's inputs (target or label optional), or module:factory."
+    "after the model's inputs (target or label optional), or module:factory. For convert also none: inputs are then "
+    "made up from batch-norm statistics."
 )
 Size = Annotated[
     str | None, typer.Option("--size", metavar="N|HxW", help="Resize images to this size.", show_default=False)

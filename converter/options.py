@@ -88,6 +88,10 @@ class ConvertOptions:
     """Kinds of artifact to write, of ``ARTIFACTS``."""
     heal_steps: int | None = None
     """Steps of healing for each variant, instead of time: what the clock does not decide can be repeated."""
+    heal_batch: int | None = None
+    """Samples of one step of healing, over all processes; None takes the model's own fixed batch, else the default."""
+    accumulate: int = 1
+    """Pieces in which each process computes its share of a step, for less memory."""
     plan: Path | None = None
     """A ``plan.json`` of an earlier run: its plans, steps and choice instead of measuring."""
     dump_passes: Path | None = None
@@ -120,6 +124,8 @@ class ConvertOptions:
         _require(bool(self.written), "artifacts", "must name more than int16, which --no-int16 leaves out")
         _require(set(self.allow) <= set(ALLOWABLE), "allow", f"must be of {', '.join(ALLOWABLE)}")
         _require(self.heal_steps is None or self.heal_steps >= 1, "heal_steps", "must be 1 or more")
+        _require(self.heal_batch is None or self.heal_batch >= 1, "heal_batch", "must be 1 or more")
+        _require(self.accumulate >= 1, "accumulate", "must be 1 or more")
         _require(self.batch is None or self.batch >= 1, "batch", "must be 1 or more")
         _require(0 <= self.seed < 2**63, "seed", "must be between 0 and 2^63 - 1")
         _require(self.size is None or min(self.size) >= 1, "size", "must be 1 or more in both directions")

@@ -103,6 +103,13 @@ def convert(
         int | None,
         typer.Option("--heal-steps", min=1, help="Heal by steps, not by time: repeatable.", show_default=False),
     ] = None,
+    heal_batch: Annotated[
+        int | None, typer.Option("--heal-batch", min=1, help="Samples of one step of healing.", show_default="8")
+    ] = None,
+    accumulate: Annotated[
+        int,
+        typer.Option("--accumulate", metavar="M", min=1, help="Compute each step of healing in M pieces: less memory."),
+    ] = 1,
     plan: Annotated[
         Path | None,
         typer.Option(
@@ -137,6 +144,8 @@ def convert(
         batch=batch,
         artifacts=parse_artifacts(artifacts),
         heal_steps=heal_steps,
+        heal_batch=heal_batch,
+        accumulate=accumulate,
         plan=plan,
         dump_passes=dump_passes,
         heal_crop=None if heal_crop is None else parse_crop(heal_crop),

@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-from accelerate import Accelerator
-from torch import Tensor, fx
+from torch import fx
 
-from aslconvert.converter.data.metrics import flatten
-from aslconvert.converter.errors import InternalError, UserError
-from aslconvert.converter.export.atomic import write_file
-from aslconvert.converter.heal.loss import distillation_loss
-from aslconvert.converter.heal.optimiser import base_rates, build_optimisers, set_rates, shift_names
-from aslconvert.converter.heal.pointwise import as_products
+from aslconvert.converter.heal.loop import Loop
 from aslconvert.converter.heal.pool import Pool
-from aslconvert.converter.heal.schedule import rate_factor
 
-BATCH = 8
 CHECKPOINT_SECONDS = 10.0
-
-
-FULL_RATE_LOSS = 0.02
-"""Starts that are closer to the original than this take smaller steps, in proportion: large ones would undo the fit."""
-
-LEAST_RATE = 0.1
-PROBE_SAMPLES = 64
 
 
 @dataclass(frozen=True)
 class Healing:
-    """What one healing run did: steps, seconds, and the smoothed loss at its start and end."""
+    """What one healing run did: steps, seconds, and the smoothed training loss at its start and end.
+
+    ``start_loss`` and ``best_loss`` are those on held-out samples, of the start and of the weights that were kept:
+    ``kept`` says which, "start", "raw" or "averaged". ``stopped``: before its time was used up.
+    """
 
     steps: int
     seconds: float
     first_loss: float
     last_loss: float
+    start_loss: float
+    best_loss: float
+    kept: str
+    stopped: bool
 
 
 def heal(
@@ -50,132 +40,80 @@ def heal(
     seconds: float,
     seed: int,
     batch: int | None = None,
+    pieces: int = 1,
+    fixed_batch: int | None = None,
     checkpoint: Path | None = None,
     on_step: Callable[[float, float, float], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
     max_steps: int | None = None,
+    rate_scale: float | None = None,
 ) -> Healing:
     """Train every parameter of ``gm`` in place towards the pool's teacher outputs, for at most ``seconds``.
 
-    Healing never returns worse than it was given: the loss on some fixed samples decides, and where it did not fall the
-    weights of the start come back. The better the start, the smaller the steps.
+    Part of the pool is held out. The loss there decides which weights come back: the last ones, their moving average,
+    an earlier average, or the start where nothing was better. A run whose average has stopped gaining ends early. The
+    better the start, the smaller the steps, unless ``rate_scale`` says how large.
 
-    ``gm`` holds inference-mode batch norms (or none): only weights, biases and shifts move. With ``checkpoint`` the
-    state is written there every few seconds and when the run is interrupted, and an existing one is continued;
-    ``on_step`` gets (seconds used, seconds allowed, loss). ``max_steps`` ends the schedule by steps instead.
+    ``batch`` samples make a step, over all processes; each computes its share in ``pieces`` whose gradients are added.
+    A model of ``fixed_batch`` takes that many at once. Where memory runs out the pieces are halved, once. ``gm`` holds
+    inference-mode batch norms (or none): only weights, biases and shifts move. With ``checkpoint`` the state is written
+    there every few seconds and when the run is interrupted, and an existing one is continued; ``on_step`` gets (seconds
+    used, seconds allowed, loss). ``max_steps`` ends the schedule by steps instead: then the result is repeatable, bit
+    by bit on the CPU, through any number of interruptions. What the clock decides is not.
 
     Raises:
         KeyboardInterrupt: passed on after the checkpoint was written.
         UserError: ``heal_diverged``, when the loss stops being finite.
+        InfrastructureError: ``out_of_memory``, or ``damaged_checkpoint``.
+        InternalError: ``bad_checkpoint``.
     """
-    batch = batch or BATCH
     for parameter in gm.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
-    shifts = shift_names(gm)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available() or not _on_cuda(gm))
-    optimisers, shift_gradients = build_optimisers(gm, shifts)
-    start = {name: tensor.detach().clone() for name, tensor in gm.state_dict().items()}
-    start_loss = probe_loss(gm, pool, batch=batch)
-    scale = min(max(start_loss / FULL_RATE_LOSS, LEAST_RATE), 1.0)
-    rates = [[rate * scale for rate in group] for group in base_rates(optimisers)]
-    model = accelerator.prepare(as_products(gm))
-    prepared = [accelerator.prepare(optimiser) for optimiser in optimisers]
-    state = _State.load(checkpoint, gm, optimisers)
-    started = time.monotonic() - state.seconds
+    loop = Loop(
+        gm,
+        pool,
+        seed=seed,
+        batch=batch,
+        pieces=pieces,
+        fixed_batch=fixed_batch,
+        max_steps=max_steps,
+        rate_scale=rate_scale,
+        on_note=on_note,
+    )
+    loop.resume(checkpoint)
+    run = loop.run
     saved = time.monotonic()
+    started = saved - run.seconds
     try:
-        while (used := time.monotonic() - started) < seconds and (max_steps is None or state.step < max_steps):
-            progress = used / seconds if max_steps is None else state.step / max_steps
-            set_rates(optimisers, rates, rate_factor(progress))
-            index = pool.indices(state.step, batch, seed=seed)
-            mine = index[accelerator.process_index :: accelerator.num_processes]
-            inputs = [x[mine].to(accelerator.device) for x in pool.inputs]
-            target = [y[mine].to(accelerator.device) for y in pool.outputs]
-            student = [o for o in flatten(model(*inputs)) if o.is_floating_point()]
-            loss = distillation_loss(student, target)
-            for optimiser in prepared:
-                optimiser.zero_grad(set_to_none=True)
-            accelerator.backward(loss)
-            shift_gradients.normalise()
-            for optimiser in prepared:
-                optimiser.step()
-            state.record(float(loss.detach()))
-            state.seconds = time.monotonic() - started
+        while not run.done:
+            used = time.monotonic() - started
+            over, progress = loop.processes.agree(
+                [used >= seconds, used / seconds if max_steps is None else run.step / max_steps]
+            )
+            if over or loop.is_over(progress):
+                loop.finish()
+                loop.save(checkpoint)
+                break
+            loop.step(progress)
+            run.seconds = time.monotonic() - started
             if on_step is not None:
-                on_step(state.seconds, seconds, state.smooth)
-            if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
-                state.save(checkpoint, gm, optimisers)
+                on_step(run.seconds, seconds, run.smooth)
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                loop.save(checkpoint)
                 saved = time.monotonic()
     except KeyboardInterrupt:
-        if checkpoint is not None:
-            state.save(checkpoint, gm, optimisers)
+        # Half an update is no state to go on from; the checkpoint before it is.
+        if loop.whole:
+            loop.save(checkpoint)
         raise
-    if checkpoint is not None:
-        state.save(checkpoint, gm, optimisers)
-    if not probe_loss(gm, pool, batch=batch) < start_loss:
-        gm.load_state_dict(start)
-    return Healing(steps=state.step, seconds=state.seconds, first_loss=state.first, last_loss=state.smooth)
-
-
-def probe_loss(gm: fx.GraphModule, pool: Pool, *, batch: int) -> float:
-    """The distillation loss over the pool's first samples."""
-    losses = []
-    device = next((p.device for p in gm.parameters()), torch.device("cpu"))
-    with torch.no_grad():
-        for first in range(0, min(PROBE_SAMPLES, len(pool)) // batch * batch or batch, batch):
-            outputs = flatten(gm(*(x[first : first + batch].to(device) for x in pool.inputs)))
-            target = [y[first : first + batch].to(device) for y in pool.outputs]
-            student = [o for o in outputs if o.is_floating_point()]
-            losses.append(float(distillation_loss(student, target)))
-    return sum(losses) / len(losses)
-
-
-class _State:
-    """Counters of a run, and its file."""
-
-    def __init__(self) -> None:
-        self.step = 0
-        self.seconds = 0.0
-        self.first = float("nan")
-        self.smooth = float("nan")
-
-    def record(self, loss: float) -> None:
-        if loss != loss or loss in (float("inf"), float("-inf")):
-            raise UserError(
-                "heal_diverged", f"Healing diverged: the loss became {loss} at step {self.step}.",
-                hint="Check the data's scale, or convert fewer sites with --keep.",
-            )  # fmt: skip
-        if self.step == 0:
-            self.first = self.smooth = loss
-        self.smooth += (loss - self.smooth) * max(0.02, 1 / (self.step + 1))
-        self.step += 1
-
-    def save(self, path: Path, gm: fx.GraphModule, optimisers: list[torch.optim.Optimizer]) -> None:
-        record: dict[str, Any] = {
-            "counters": {key: getattr(self, key) for key in ("step", "seconds", "first", "smooth")},
-            "model": gm.state_dict(),
-            "optimisers": [optimiser.state_dict() for optimiser in optimisers],
-        }
-        buffer = io.BytesIO()
-        torch.save(record, buffer)
-        write_file(path, buffer.getvalue())
-
-    @classmethod
-    def load(cls, path: Path | None, gm: fx.GraphModule, optimisers: list[torch.optim.Optimizer]) -> _State:
-        state = cls()
-        if path is None or not path.exists():
-            return state
-        record = torch.load(path, weights_only=True)
-        try:
-            gm.load_state_dict(record["model"])
-            for optimiser, saved in zip(optimisers, record["optimisers"], strict=True):
-                optimiser.load_state_dict(saved)
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise InternalError("bad_checkpoint", f"The checkpoint {path.name} does not fit its variant.") from error
-        for key, value in record["counters"].items():
-            setattr(state, key, value)
-        return state
-
-
-def _on_cuda(gm: fx.GraphModule) -> bool:
-    first: Tensor | None = next(gm.parameters(), None)
-    return first is not None and first.is_cuda
+    gm.load_state_dict(run.best)
+    return Healing(
+        steps=run.step,
+        seconds=run.seconds,
+        first_loss=run.first,
+        last_loss=run.smooth,
+        start_loss=run.start_loss,
+        best_loss=run.best_loss,
+        kept=run.kept,
+        stopped=run.stopped,
+    )

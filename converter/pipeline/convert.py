@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from aslconvert.converter.cost.device import device_profile, usable_cores
+from aslconvert.converter.data.synthetic import NO_DATA, WARNING
 from aslconvert.converter.errors import TargetNotReached, UsageError
 from aslconvert.converter.fit.importance import output_importance
 from aslconvert.converter.heal.pool import build_pool, draw_samples, pool_size
@@ -80,10 +81,13 @@ class _Conversion:
         with self._timed("open"):
             progress.stage("open model and data")
             self.subject: Subject = open_subject(model, data=data, options=options)
+            if data == NO_DATA:
+                progress.note(WARNING)
             # Checked before anything is built on it.
             folder = None if options.dry_run else options.dump_passes
             self.stages = Stages(self.subject.program, inputs=self.subject.example, folder=folder)
             self.stages.run(("prepare", "fold_batch_norm"), self.subject.original)
+        _check_heal_batch(self.subject.fixed_batch, options)
         self.decided = (
             None if options.plan is None else read_plan(options.plan, identity=identity_of(self.subject, options))
         )
@@ -313,6 +317,16 @@ class _Conversion:
         begun = time.monotonic()
         yield
         self.timings[stage] = time.monotonic() - begun
+
+
+def _check_heal_batch(fixed: int | None, options: ConvertOptions) -> None:
+    asked = (options.heal_batch or fixed) != fixed or options.accumulate > 1
+    if fixed is not None and asked:
+        raise UsageError(
+            "heal_batch",
+            f"The model takes batches of {fixed} only: a step of healing cannot be of another size or in pieces.",
+            hint="Leave --heal-batch and --accumulate away, or export the model with a dynamic batch.",
+        )
 
 
 def tell_if_missed(report: Report, *, min_speedup: float | None, max_drop: float | None, met: bool, out: Path) -> None:

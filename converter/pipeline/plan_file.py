@@ -51,7 +51,10 @@ def plan_bytes(made: Sequence[Made], found: Survey, *, chosen: str, packed: bool
         "for": identity,
         "chosen": chosen,
         "packed": packed,
-        "plans": [{**asdict(variant.planned), "steps": variant.healing_steps} for variant in made],
+        "plans": [
+            {**asdict(variant.planned), "steps": max(variant.steps_asked or variant.healing_steps, 1)}
+            for variant in made
+        ],
         **survey_record(found),
     }
     return (json.dumps(record, indent=1) + "\n").encode()

@@ -9,7 +9,8 @@ from itertools import pairwise
 from torch import Tensor, fx
 
 from aslconvert.converter.errors import InternalError, ModelRefused
-from aslconvert.converter.heal.distil import BATCH, probe_loss
+from aslconvert.converter.heal.held_out import probe_loss
+from aslconvert.converter.heal.loop import BATCH
 from aslconvert.converter.heal.pool import Pool
 from aslconvert.converter.ir.site import ConvSite
 from aslconvert.converter.options import ConvertOptions

@@ -86,7 +86,7 @@ def variant_record(
         precision=precision,
         predicted_speedup=made.planned.expected,
         note=f"healed {made.healing_seconds:.0f} s, {made.healing_steps} steps, "
-        f"distillation loss {made.first_loss:.4g} to {made.last_loss:.4g}",
+        f"distillation loss on held-out samples {made.first_loss:.4g} to {made.last_loss:.4g} ({made.kept} weights)",
         pruning=None if made.cut is None else _pruning(made.cut),
     )
 

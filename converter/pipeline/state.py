@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from aslconvert.converter.errors import UsageError
+from aslconvert.converter.errors import InfrastructureError, UsageError
 from aslconvert.converter.export.atomic import write_file
 from aslconvert.converter.fit.layerwise import SiteFit
 from aslconvert.converter.fit.rows import Block
@@ -32,7 +33,7 @@ class State:
             shutil.rmtree(self.folder, ignore_errors=True)
         elif not record.is_file():
             raise UsageError("nothing_to_resume", f"'{out}' holds no interrupted run.", hint="Leave --resume away.")
-        elif json.loads(record.read_text())["fingerprint"] != fingerprint:
+        elif _json(record)["fingerprint"] != fingerprint:
             raise UsageError(
                 "resume_mismatch",
                 f"The interrupted run in '{out}' had another model, other data or other options.",
@@ -42,9 +43,9 @@ class State:
         write_file(record, json.dumps({"fingerprint": fingerprint}).encode())
 
     def read(self, name: str) -> Any:
-        """The JSON value stored under ``name``, or None."""
+        """The JSON value stored under ``name``, or None. Raises InfrastructureError("damaged_state")."""
         path = self.folder / f"{name}.json"
-        return json.loads(path.read_text()) if path.is_file() else None
+        return _json(path) if path.is_file() else None
 
     def write(self, name: str, value: Any) -> None:
         """Store a JSON value."""
@@ -56,10 +57,9 @@ class State:
 
     def read_fits(self, name: str) -> dict[str, SiteFit] | None:
         """The fitted sites of a variant, or None."""
-        path = self.folder / f"{name}.safetensors"
-        if not path.is_file():
+        tensors = self.read_tensors(name)
+        if tensors is None:
             return None
-        tensors = load_file(path)
         names = sorted({key.rpartition("|")[0] for key in tensors})
         return {
             site: SiteFit(
@@ -85,9 +85,12 @@ class State:
         write_file(self.folder / f"{name}.safetensors", save(tensors))
 
     def read_tensors(self, name: str) -> dict[str, Tensor] | None:
-        """The tensors stored under ``name``, or None."""
+        """The tensors stored under ``name``, or None; also where they are damaged: they can be made again."""
         path = self.folder / f"{name}.safetensors"
-        return load_file(path) if path.is_file() else None
+        try:
+            return load_file(path) if path.is_file() else None
+        except SafetensorError:
+            return None
 
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Store tensors by name."""
@@ -100,3 +103,12 @@ class State:
         if self._made_out:
             with contextlib.suppress(OSError):
                 self.folder.parent.rmdir()
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InfrastructureError(
+            "damaged_state", f"'{path}' is damaged.", hint="Check the disk; leave --resume away to start over."
+        ) from error

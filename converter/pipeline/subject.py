@@ -16,6 +16,7 @@ from aslconvert.converter.data.dataset import Dataset
 from aslconvert.converter.data.inputs import InputSpec, model_inputs
 from aslconvert.converter.data.load import load_for_model
 from aslconvert.converter.data.metrics import flatten
+from aslconvert.converter.data.synthetic import NO_DATA, synthetic_dataset
 from aslconvert.converter.errors import NothingToConvert, UsageError
 from aslconvert.converter.heal.pool import draw_samples
 from aslconvert.converter.importers.model import model_name, open_model
@@ -95,7 +96,8 @@ def open_subject(model: str, *, data: str, options: ConvertOptions) -> Subject:
     """
     program = open_model(model)
     original = graph_module(program)
-    gm = fold_batch_norm(prepare(original))
+    prepared = prepare(original)
+    gm = fold_batch_norm(prepared)
     found, refused = find_sites(gm)
     kept = [site for site in found if any(fnmatch.fnmatchcase(site.name, pattern) for pattern in options.keep)]
     refused += [Refusal(site.name, site.node, KEPT_BY_USER, "Kept, as asked by --keep.", site=site) for site in kept]
@@ -103,7 +105,11 @@ def open_subject(model: str, *, data: str, options: ConvertOptions) -> Subject:
     if not sites:
         raise NothingToConvert("nothing_to_convert", _why_not(refused))
     specs = model_inputs(program)
-    dataset = load_for_model(data, specs, options)
+    if data == NO_DATA:
+        # Folding takes the statistics away.
+        dataset = synthetic_dataset(prepared, specs, size=options.size, seed=options.seed)
+    else:
+        dataset = load_for_model(data, specs, options)
     fixed = specs[0].shape[0] if specs else None
     _check_crop(specs, options)
     for name, count in dataset.samples_by_split.items():

@@ -30,7 +30,11 @@ LEAST_HEALING = 1.0
 
 @dataclass
 class Made:
-    """A variant: its healed graph, the fit it started from, how long it was healed, and what was pruned in between."""
+    """A variant: its healed graph, the fit it started from, how long it was healed, and what was pruned in between.
+
+    ``steps_asked``: of its schedule, where that went by steps; it may have ended before them. The losses are those on
+    held-out samples, of the start and of what was ``kept`` ("start", "raw" or "averaged" weights).
+    """
 
     planned: Planned
     gm: fx.GraphModule
@@ -40,6 +44,8 @@ class Made:
     first_loss: float
     last_loss: float
     cut: Cut | None = None
+    steps_asked: int | None = None
+    kept: str = "raw"
 
 
 class Workshop:
@@ -149,7 +155,10 @@ class Workshop:
             seconds=planned_seconds if steps is None else math.inf,
             max_steps=steps,
             seed=self._options.seed,
-            batch=self._subject.fixed_batch,
+            batch=self._options.heal_batch,
+            pieces=self._options.accumulate,
+            fixed_batch=self._subject.fixed_batch,
+            on_note=lambda told: self._progress.note(f"{planned.id}: {told}"),
             checkpoint=self._state.checkpoint(planned.id),
             on_step=lambda used, allowed, loss: self._progress.update(
                 used, planned_seconds if steps is None else used, "s", loss=loss
@@ -161,9 +170,11 @@ class Workshop:
             fits=fits,
             healing_seconds=healing.seconds,
             healing_steps=healing.steps,
-            first_loss=healing.first_loss,
-            last_loss=healing.last_loss,
+            first_loss=healing.start_loss,
+            last_loss=healing.best_loss,
             cut=pruned,
+            steps_asked=steps,
+            kept=healing.kept,
         )
 
 

@@ -115,7 +115,7 @@ def test_an_interrupted_run_ends_in_the_same_weights(
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             steps(student(), pool, 12, checkpoint=checkpoint, on_step=interrupt)
-        assert [path.name for path in checkpoint.parent.iterdir()] == ["x.pt"]
+        assert {path.name for path in checkpoint.parent.iterdir()} <= {"x.pt", "x.pt.before"}
     resumed = student()
     healing = steps(resumed, pool, 12, checkpoint=checkpoint)
     assert healing.steps == 12

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from aslconvert.converter.errors import UsageError
+from aslconvert.converter.errors import InfrastructureError, UsageError
 from aslconvert.converter.fit.layerwise import SiteFit
 from aslconvert.converter.fit.rows import Block
 from aslconvert.converter.options import ConvertOptions
@@ -66,6 +66,19 @@ def test_fits_and_plans_come_back_as_they_were(tmp_path: Path) -> None:
     )
     store_plans(state, plans, found)
     assert load_plans(state) == (plans, found)
+
+
+def test_damaged_tensors_are_made_again_and_damaged_records_are_refused(tmp_path: Path) -> None:
+    state = State(tmp_path, fingerprint="one", resume=False)
+    state.write_fits("x1", {"a": SiteFit(Block(torch.tensor([1]), torch.zeros(1, 2), torch.randn(3, 1), None), 0.0)})
+    state.write("plans", {"plans": []})
+    for name in ("x1.safetensors", "plans.json"):
+        file = state.folder / name
+        file.write_bytes(file.read_bytes()[:-3])
+    assert state.read_fits("x1") is None
+    with pytest.raises(InfrastructureError) as caught:
+        state.read("plans")
+    assert caught.value.code == "damaged_state"
 
 
 @pytest.mark.parametrize("most", [1.1, 1.5, 2.7, 9.0])
