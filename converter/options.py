@@ -94,6 +94,8 @@ class ConvertOptions:
     """Where every pass writes the graph before and after it."""
     int16: bool = True
     """Run variants in 16-bit integers too, where the processor has them; accuracy is then measured in that form."""
+    cache: bool = True
+    """Take latencies of sites from earlier runs on this device, where a look at a few of them finds them unchanged."""
     allow: tuple[str, ...] = ()
     """Further kinds of variants, of ``ALLOWABLE``: "prune" adds pruned ones, the original merely pruned among them."""
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from aslconvert.converter.cost.cache import device_fingerprint, open_cache
+from aslconvert.converter.cost.pinning import pinned
 from aslconvert.converter.cost.runtimes import ONNX_RUNTIMES
 from aslconvert.converter.errors import TargetNotReached
 from aslconvert.converter.fit.importance import output_importance
@@ -19,7 +21,7 @@ from aslconvert.converter.pipeline.subject import Subject
 from aslconvert.converter.pipeline.timing import Timer
 from aslconvert.converter.progress import Progress
 from aslconvert.converter.search.candidates import Candidate, stand_in
-from aslconvert.converter.search.costs import Costs, site_costs
+from aslconvert.converter.search.costs import Costs, SiteCosts, site_costs
 from aslconvert.converter.search.damage import Damage, site_damage
 from aslconvert.converter.search.plan import Plan, candidates_of, fastest_ms, plan_of, solve_plan
 from aslconvert.converter.threads import torch_threads
@@ -57,6 +59,8 @@ class Planned:
     """One variant to come: ``target`` is the speed-up it aims at, ``expected`` what its stand-in measured.
 
     ``prune`` is the share of channels that go from every group that allows it; rows in ``plan`` are counted before.
+    ``damage`` is what the plan's candidates do to the outputs before healing, summed over the sites (relative squared
+    error); None where channels go too, whose damage is not known so early.
     """
 
     id: str
@@ -64,6 +68,7 @@ class Planned:
     target: float
     expected: float
     prune: float = 0.0
+    damage: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,8 @@ class Survey:
     """Measured cost and damage of every site's candidates, and the importance of each site's outputs.
 
     ``kept`` says of each site that the gate keeps why; it has no damage, as no plan converts it. ``left_out`` says why
-    of each pruned variant that was allowed and cannot be had.
+    of each pruned variant that was allowed and cannot be had. ``cached`` counts the sites whose latencies are of an
+    earlier run, ``notes`` tell of that.
     """
 
     costs: dict[str, Costs]
@@ -79,6 +85,8 @@ class Survey:
     damage: dict[str, Damage]
     importance: dict[str, Tensor]
     left_out: dict[str, str] = field(default_factory=dict)
+    cached: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def survey(
@@ -90,10 +98,7 @@ def survey(
     progress: Progress,
 ) -> Survey:
     """Measure what each candidate of each site costs and damages."""
-    progress.stage("cost of each site")
-    with torch_threads(threads):
-        int16 = options.int16 and has_int16()
-        measured = site_costs(subject.gm, subject.sites, subject.example, seed=options.seed, int16=int16)
+    measured = measured_costs(subject, options, threads=threads, progress=progress)
     progress.stage("damage of each site")
     open_sites = [site for site in subject.sites if site.name not in measured.kept]
     importance = output_importance(subject.gm, open_sites, batches[:2], seed=options.seed)
@@ -104,7 +109,26 @@ def survey(
         importance=importance,
         on_site=lambda _, done, total: progress.update(done, total, "sites"),
     )
-    return Survey(costs=measured.costs, kept=measured.kept, damage=damage, importance=importance)
+    return Survey(
+        costs=measured.costs,
+        kept=measured.kept,
+        damage=damage,
+        importance=importance,
+        cached=measured.cached,
+        notes=measured.notes,
+    )
+
+
+def measured_costs(subject: Subject, options: ConvertOptions, *, threads: int, progress: Progress) -> SiteCosts:
+    """What each candidate of each site takes, from this device's cache where the options allow it."""
+    progress.stage("cost of each site")
+    int16 = options.int16 and has_int16()
+    cache = open_cache(device_fingerprint(threads=threads, int16=int16)) if options.cache else None
+    with torch_threads(threads), pinned(threads):
+        found = site_costs(subject.gm, subject.sites, subject.example, seed=options.seed, int16=int16, cache=cache)
+    for note in found.notes:
+        progress.note(note)
+    return found
 
 
 def make_plans(
@@ -280,6 +304,8 @@ def survey_record(found: Survey) -> dict[str, Any]:
         "kept": found.kept,
         "damage": {name: _pairs(damage) for name, damage in found.damage.items()},
         "left_out": found.left_out,
+        "cached": found.cached,
+        "notes": found.notes,
     }
 
 
@@ -287,8 +313,15 @@ def read_survey(record: Mapping[str, Any]) -> Survey:
     """What ``survey_record`` gave."""
     costs: dict[str, Costs] = {name: dict(map(tuple, pairs)) for name, pairs in record["costs"].items()}
     damage: dict[str, Damage] = {name: dict(map(tuple, pairs)) for name, pairs in record["damage"].items()}
-    left_out = dict(record.get("left_out", {}))
-    return Survey(costs=costs, kept=dict(record["kept"]), damage=damage, importance={}, left_out=left_out)
+    return Survey(
+        costs=costs,
+        kept=dict(record["kept"]),
+        damage=damage,
+        importance={},
+        left_out=dict(record.get("left_out", {})),
+        cached=int(record.get("cached", 0)),
+        notes=tuple(record.get("notes", ())),
+    )
 
 
 def _pairs(table: Mapping[Any, float]) -> list[list[Any]]:
