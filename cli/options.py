@@ -47,6 +47,20 @@ Keep = Annotated[
     list[str] | None,
     typer.Option("--keep", metavar="GLOB", help="Leave the sites whose name matches; repeatable.", show_default=False),
 ]
+MaxParams = Annotated[
+    float | None,
+    typer.Option("--max-params-mb", metavar="X", help="Most MB of parameters of a variant.", show_default=False),
+]
+MaxMacs = Annotated[
+    str | None,
+    typer.Option(
+        "--max-macs", metavar="X", help="Most multiply-adds of one sample, such as 300M or 1.2G.", show_default=False
+    ),
+]
+Cache = Annotated[
+    bool,
+    typer.Option("--cache/--no-cache", help="Take latencies of sites from earlier runs on this device, or measure."),
+]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that convert wrote.", show_default=False)]
 
 

@@ -13,6 +13,7 @@ from aslconvert.converter.options import (
     DEFAULT_SEED,
     ConvertOptions,
     parse_allow,
+    parse_amount,
     parse_artifacts,
     parse_crop,
     parse_duration,
@@ -41,6 +42,8 @@ def convert(
             show_default=False,
         ),
     ] = None,
+    max_params_mb: options.MaxParams = None,
+    max_macs: options.MaxMacs = None,
     metric: Annotated[
         str | None,
         typer.Option(
@@ -68,6 +71,7 @@ def convert(
             help="Run variants in 16-bit integers too, where the processor multiplies them faster.",
         ),
     ] = True,
+    cache: options.Cache = True,
     heal_crop: Annotated[
         str | None,
         typer.Option(
@@ -124,12 +128,15 @@ def convert(
     chosen = ConvertOptions(
         max_drop=max_drop,
         min_speedup=min_speedup,
+        max_params_mb=max_params_mb,
+        max_macs=None if max_macs is None else parse_amount(max_macs),
         metric=metric,
         budget_seconds=parse_duration(budget),
         device=device,
         keep=tuple(keep or ()),
         allow=() if allow is None else parse_allow(allow),
         int16=int16,
+        cache=cache,
         dry_run=dry_run,
         resume=resume,
         seed=seed,

@@ -1,4 +1,4 @@
-"""What the spread of timed samples supports: that two models differ, that one drifted, that a stored figure still holds."""
+"""What the spread of timed samples supports: that two models differ, that one drifted, that a stored figure holds."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def verdict(low: float, high: float) -> Verdict:
 def drift_of(samples: Sequence[float]) -> float | None:
     """Relative change from the first to the second half of the rounds; None where the spread supports none.
 
-    A trend and a jump both move the halves apart: by more than ``DRIFT`` in the median, and in the rank test of Mann and
-    Whitney.
+    A trend and a jump both move the halves apart: by more than ``DRIFT`` in the median, and in the rank test of Mann
+    and Whitney.
     """
     values = np.asarray(samples, dtype=np.float64)
     half = len(values) // 2

@@ -1,4 +1,4 @@
-"""What a report says about its own latencies: intervals of speed-ups, drift, and how far dominance is beyond the spread."""
+"""What a report says of its own latencies: intervals of speed-ups, drift, and dominance within the spread."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def drift_notes(latency: Table) -> tuple[str, ...]:
     common = common_drift({name: value.samples for name, value in everything.items()})
     if common is not None:
         notes.append(
-            f"While latencies were measured everything became {abs(common):.0%} {'slower' if common > 0 else 'faster'}: "
+            f"While latencies were measured all became {abs(common):.0%} {'slower' if common > 0 else 'faster'}: "
             "speed-ups compare within the same rounds, milliseconds are of no steady machine."
         )
     alone = [f"{name} ({value.drift:+.0%})" for name, value in everything.items() if value.drift is not None]

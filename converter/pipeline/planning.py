@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, fx
 
 from aslconvert.converter.cost.cache import device_fingerprint, open_cache
 from aslconvert.converter.cost.pinning import pinned
@@ -16,6 +16,7 @@ from aslconvert.converter.fit.importance import output_importance
 from aslconvert.converter.ir.site import ConvSite
 from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.passes.replace_sites import replace_sites
+from aslconvert.converter.pipeline.limits import Limits, limits_of, need_feasible, out_of_reach
 from aslconvert.converter.pipeline.state import State
 from aslconvert.converter.pipeline.subject import Subject
 from aslconvert.converter.pipeline.timing import Timer
@@ -23,7 +24,7 @@ from aslconvert.converter.progress import Progress
 from aslconvert.converter.search.candidates import Candidate, stand_in
 from aslconvert.converter.search.costs import Costs, SiteCosts, site_costs
 from aslconvert.converter.search.damage import Damage, site_damage
-from aslconvert.converter.search.plan import Plan, candidates_of, fastest_ms, plan_of, solve_plan
+from aslconvert.converter.search.plan import Plan, candidates_of, plan_of, solve_fastest, solve_plan
 from aslconvert.converter.threads import torch_threads
 from aslconvert.kernels import has_int16
 
@@ -146,15 +147,18 @@ def make_plans(
     ``original_ms`` is the original's median there.
 
     Raises:
-        TargetNotReached: ``does_not_pay``, when no plan is faster than the original.
+        TargetNotReached: ``does_not_pay``, when no plan is faster than the original; ``limits_not_reached``, when none
+            keeps the limits on parameters and multiply-adds.
     """
     progress.stage("plans")
-    table = candidates_of(subject.sites, found.costs, found.damage)
-    search = _Search(subject, table, timer, runtime, original_ms)
+    limits = limits_of(subject, options)
+    table = candidates_of(subject.sites, found.costs, found.damage, sizes=limits.sizes)
+    need_feasible(limits, table)
+    search = _Search(subject, table, timer, runtime, original_ms, limits)
     quickest = search.fastest(seed=options.seed)
     if quickest.expected < LEAST_GAIN and runtime in ONNX_RUNTIMES:
         # On small images the calls of eager torch cost more than their work: ONNX's runtimes make fewer.
-        search = _Search(subject, table, timer, runtime, original_ms, lowered=True)
+        search = _Search(subject, table, timer, runtime, original_ms, limits, lowered=True)
         quickest = search.fastest(seed=options.seed)
     if quickest.expected < LEAST_GAIN:
         raise TargetNotReached(
@@ -173,6 +177,11 @@ def make_plans(
     if len(plans) < LEAST_VARIANTS and all(quickest.plan != other.plan for other in plans):
         plans.append(quickest)
     plans += search.more(LEAST_VARIANTS - len(plans), besides=plans, seed=options.seed)
+    if limits.any:
+        # What the sites' own sizes do not show is a weight that something else reads too.
+        plans = [one for one in plans if limits.kept_by(search.build(one.plan, seed=options.seed), subject)]
+        if not plans:
+            raise out_of_reach(limits, table)
     return _named(plans)
 
 
@@ -197,9 +206,13 @@ class _Search:
         timer: Timer,
         runtime: str,
         original_ms: float,
+        limits: Limits,
         *,
         lowered: bool = False,
     ) -> None:
+        self._limits = limits.of_sites
+        self._fastest = solve_fastest(table, limits=limits.of_sites) or {}
+        self._least_ms = sum(c.latency_ms for c in self._fastest.values())
         self._lowered = lowered
         self._subject = subject
         self._table = table
@@ -210,11 +223,10 @@ class _Search:
         self._sites: dict[str, ConvSite] = {site.name: site for site in subject.sites}
 
     def fastest(self, *, seed: int) -> Planned:
-        chosen = {key: min(row, key=lambda c: c.latency_ms) for key, row in self._table.items()}
-        plan = plan_of(self._subject.sites, chosen)
+        plan = plan_of(self._subject.sites, self._fastest)
         speedup = self._time(plan, seed=seed)
-        self._learn(chosen, speedup)
-        return Planned(id=f"x{speedup:.2f}", plan=plan, target=speedup, expected=speedup)
+        self._learn(self._fastest, speedup)
+        return self._planned(self._fastest, speedup, target=speedup)
 
     def towards(self, target: float, *, seed: int) -> Planned | None:
         """The least damaging plan whose stand-in measures at least ``target``.
@@ -226,7 +238,8 @@ class _Search:
         tried: set[tuple[int | None, ...]] = set()
         goal = target * MARGIN
         for _ in range(CORRECTIONS):
-            chosen = solve_plan(self._table, max(self._original_ms / goal - self._rest_ms, fastest_ms(self._table)))
+            budget = max(self._original_ms / goal - self._rest_ms, self._least_ms)
+            chosen = solve_plan(self._table, budget, limits=self._limits)
             if chosen is None:
                 break
             plan = plan_of(self._subject.sites, chosen)
@@ -236,7 +249,7 @@ class _Search:
             speedup = self._time(plan, seed=seed)
             self._learn(chosen, speedup)
             if speedup >= target * MARGIN:
-                best = Planned(id=f"x{target:.2f}", plan=plan, target=target, expected=speedup)
+                best = self._planned(chosen, speedup, target=target)
                 if speedup <= target * MARGIN * CLOSE:
                     break
             elif best is not None:
@@ -246,27 +259,40 @@ class _Search:
     def more(self, count: int, *, besides: Sequence[Planned], seed: int) -> list[Planned]:
         """Up to ``count`` further plans, of budgets spread between the fastest and the most exact form."""
         found: list[Planned] = []
-        low = fastest_ms(self._table)
+        low = self._least_ms
         high = sum(max(c.latency_ms for c in row) for row in self._table.values())
         for step in range(1, SPREAD):
             if len(found) >= count:
                 break
-            chosen = solve_plan(self._table, low + (high - low) * step / SPREAD)
+            chosen = solve_plan(self._table, low + (high - low) * step / SPREAD, limits=self._limits)
             if chosen is None:
                 continue
             plan = plan_of(self._subject.sites, chosen)
             if all(plan != other.plan for other in (*besides, *found)):
                 speedup = self._time(plan, seed=seed)
                 if speedup >= LEAST_GAIN:
-                    found.append(Planned(id=f"x{speedup:.2f}", plan=plan, target=speedup, expected=speedup))
+                    found.append(self._planned(chosen, speedup, target=speedup))
         return found
+
+    def _planned(self, chosen: Mapping[str, Candidate], speedup: float, *, target: float) -> Planned:
+        return Planned(
+            id=f"x{target:.2f}",
+            plan=plan_of(self._subject.sites, chosen),
+            target=target,
+            expected=speedup,
+            damage=sum(c.damage for c in chosen.values()),
+        )
 
     def _learn(self, chosen: Mapping[str, Candidate], speedup: float) -> None:
         self._rest_ms = self._original_ms / speedup - sum(c.latency_ms for c in chosen.values())
 
-    def _time(self, plan: Plan, *, seed: int) -> float:
+    def build(self, plan: Plan, *, seed: int) -> fx.GraphModule:
+        """A stand-in of the plan."""
         blocks = {name: stand_in(self._sites[name], rows, seed=seed) for name, rows in plan.items() if rows is not None}
-        gm = replace_sites(self._subject.gm, blocks) if blocks else self._subject.gm
+        return replace_sites(self._subject.gm, blocks) if blocks else self._subject.gm
+
+    def _time(self, plan: Plan, *, seed: int) -> float:
+        gm = self.build(plan, seed=seed)
         return self._timer.speedup_of(gm, self._runtime, rounds=QUICK_ROUNDS, lowered=self._lowered)
 
 

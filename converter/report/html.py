@@ -93,9 +93,9 @@ def _variant_rows(report: Report) -> list[dict[str, str]]:
     rows = [
         {
             "id": "original", "kind": "", "note": "", **_metric_cells(original.metric), "loss": _NONE, "loss_ci": "",
-            "agreement": _NONE, "same_class": "", "speedup": "1.00x", "speedup_ci": "", "latency": _milliseconds(best.p50_ms),
-            "runtime": original.fastest_runtime, "params": _count(original.params), "macs": _count(original.macs),
-            "sites": _NONE,
+            "agreement": _NONE, "same_class": "", "speedup": "1.00x", "speedup_ci": "",
+            "latency": _milliseconds(best.p50_ms), "runtime": original.fastest_runtime,
+            "params": _count(original.params), "macs": _count(original.macs), "sites": _NONE,
         }
     ]  # fmt: skip
     rows += [_variant_row(report, v) for v in sorted(report.variants, key=lambda v: v.best_speedup)]

@@ -16,7 +16,7 @@ WITHIN = 0.10
 class Prediction:
     """Errors of the predicted latencies as shares, and how the order of predicted damages agrees with that of losses.
 
-    ``order`` is Spearman's rank correlation over ``ordered`` variants; None with fewer than three, or where all are equal.
+    ``order`` is Spearman's rank correlation over ``ordered`` variants; None for fewer than three, or if all are equal.
     """
 
     median_error: float | None

@@ -13,9 +13,7 @@ from aslconvert.converter.report.schema import Report
 
 def predicted(report: Report, errors: list[float], damages: list[float | None]) -> Report:
     variants = [
-        variant.model_copy(
-            update={"predicted_speedup": variant.best_speedup * (1 + error), "predicted_damage": damage}
-        )
+        variant.model_copy(update={"predicted_speedup": variant.best_speedup * (1 + error), "predicted_damage": damage})
         for variant, error, damage in zip(report.variants, errors, damages, strict=True)
     ]
     return report.model_copy(update={"variants": tuple(variants)})
