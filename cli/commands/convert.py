@@ -64,13 +64,7 @@ def convert(
             show_default=False,
         ),
     ] = None,
-    int16: Annotated[
-        bool,
-        typer.Option(
-            "--int16/--no-int16",
-            help="Run variants in 16-bit integers too, where the processor multiplies them faster.",
-        ),
-    ] = True,
+    int16: options.Int16 = True,
     cache: options.Cache = True,
     heal_crop: Annotated[
         str | None,
@@ -90,10 +84,7 @@ def convert(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run in DIR stopped.")] = False,
     seed: options.Seed = DEFAULT_SEED,
     threads: options.Threads = None,
-    batch: Annotated[
-        int | None,
-        typer.Option("--batch", min=1, help="Samples a call that latency is measured with.", show_default="1"),
-    ] = None,
+    batch: options.Batch = None,
     artifacts: Annotated[
         str,
         typer.Option(

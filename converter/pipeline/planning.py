@@ -179,7 +179,7 @@ def make_plans(
     plans += search.more(LEAST_VARIANTS - len(plans), besides=plans, seed=options.seed)
     if limits.any:
         # What the sites' own sizes do not show is a weight that something else reads too.
-        plans = [one for one in plans if limits.kept_by(search.build(one.plan, seed=options.seed), subject)]
+        plans = [one for one in plans if limits.kept_by(stand_in_of(subject, one.plan, seed=options.seed), subject)]
         if not plans:
             raise out_of_reach(limits, table)
     return _named(plans)
@@ -220,7 +220,6 @@ class _Search:
         self._runtime = runtime
         self._original_ms = original_ms
         self._rest_ms = 0.0
-        self._sites: dict[str, ConvSite] = {site.name: site for site in subject.sites}
 
     def fastest(self, *, seed: int) -> Planned:
         plan = plan_of(self._subject.sites, self._fastest)
@@ -286,14 +285,16 @@ class _Search:
     def _learn(self, chosen: Mapping[str, Candidate], speedup: float) -> None:
         self._rest_ms = self._original_ms / speedup - sum(c.latency_ms for c in chosen.values())
 
-    def build(self, plan: Plan, *, seed: int) -> fx.GraphModule:
-        """A stand-in of the plan."""
-        blocks = {name: stand_in(self._sites[name], rows, seed=seed) for name, rows in plan.items() if rows is not None}
-        return replace_sites(self._subject.gm, blocks) if blocks else self._subject.gm
-
     def _time(self, plan: Plan, *, seed: int) -> float:
-        gm = self.build(plan, seed=seed)
+        gm = stand_in_of(self._subject, plan, seed=seed)
         return self._timer.speedup_of(gm, self._runtime, rounds=QUICK_ROUNDS, lowered=self._lowered)
+
+
+def stand_in_of(subject: Subject, plan: Plan, *, seed: int) -> fx.GraphModule:
+    """The network that a plan makes, with arbitrary weights in the sites that it converts."""
+    sites: dict[str, ConvSite] = {site.name: site for site in subject.sites}
+    blocks = {name: stand_in(sites[name], rows, seed=seed) for name, rows in plan.items() if rows is not None}
+    return replace_sites(subject.gm, blocks) if blocks else subject.gm
 
 
 def _named(plans: Sequence[Planned]) -> list[Planned]:

@@ -62,13 +62,14 @@ class Timer:
         self._runners.clear()
         self._folder.cleanup()
 
-    def add_original(self, gm: fx.GraphModule) -> None:
-        """The original in every runtime that works here; compiled in the layout that suits it."""
+    def add_original(self, gm: fx.GraphModule, *, compiled: bool = True) -> None:
+        """The original in every runtime that works here; ``compiled`` too, in the layout that suits it."""
         self._runners[ORIGINAL, "torch"] = torch_runner(gm, self._example)
         self._try(ORIGINAL, "torch_channels_last", lambda: torch_runner(gm, self._example, channels_last=True))
-        with torch_threads(self._threads):
-            packed = faster_in_channels_last(gm, self._example)
-        self._try(ORIGINAL, "compile", lambda: compile_runner(copy_graph(gm), self._example, channels_last=packed))
+        if compiled:
+            with torch_threads(self._threads):
+                packed = faster_in_channels_last(gm, self._example)
+            self._try(ORIGINAL, "compile", lambda: compile_runner(copy_graph(gm), self._example, channels_last=packed))
         self._add_onnx(ORIGINAL, lambda: gm)
 
     def add_variant(self, name: str, gm: fx.GraphModule) -> None:
