@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -97,8 +98,9 @@ def survey(
     *,
     threads: int,
     progress: Progress,
+    probed_share: float = math.inf,
 ) -> Survey:
-    """Measure what each candidate of each site costs and damages."""
+    """Measure what each candidate of each site costs and damages; ``probed_share``: as of ``site_damage``."""
     measured = measured_costs(subject, options, threads=threads, progress=progress)
     progress.stage("damage of each site")
     open_sites = [site for site in subject.sites if site.name not in measured.kept]
@@ -108,6 +110,7 @@ def survey(
         open_sites,
         batches,
         importance=importance,
+        probed_share=probed_share,
         on_site=lambda _, done, total: progress.update(done, total, "sites"),
     )
     return Survey(
@@ -153,20 +156,7 @@ def make_plans(
     progress.stage("plans")
     limits = limits_of(subject, options)
     table = candidates_of(subject.sites, found.costs, found.damage, sizes=limits.sizes)
-    need_feasible(limits, table)
-    search = _Search(subject, table, timer, runtime, original_ms, limits)
-    quickest = search.fastest(seed=options.seed)
-    if quickest.expected < LEAST_GAIN and runtime in ONNX_RUNTIMES:
-        # On small images the calls of eager torch cost more than their work: ONNX's runtimes make fewer.
-        search = _Search(subject, table, timer, runtime, original_ms, limits, lowered=True)
-        quickest = search.fastest(seed=options.seed)
-    if quickest.expected < LEAST_GAIN:
-        raise TargetNotReached(
-            "does_not_pay",
-            f"Converting does not pay here: the fastest form is {quickest.expected:.2f} times as fast as the original "
-            f"in {runtime}.",
-            hint="Keep the original.",
-        )
+    search, quickest = begin_search(subject, table, timer, options, limits, runtime=runtime, original_ms=original_ms)
     wanted = targets(options, quickest.expected)
     plans: list[Planned] = []
     for number, target in enumerate(wanted):
@@ -182,7 +172,35 @@ def make_plans(
         plans = [one for one in plans if limits.kept_by(stand_in_of(subject, one.plan, seed=options.seed), subject)]
         if not plans:
             raise out_of_reach(limits, table)
-    return _named(plans)
+    return named(plans)
+
+
+def begin_search(
+    subject: Subject,
+    table: Mapping[str, Sequence[Candidate]],
+    timer: Timer,
+    options: ConvertOptions,
+    limits: Limits,
+    *,
+    runtime: str,
+    original_ms: float,
+) -> tuple[PlanSearch, Planned]:
+    """A search that has timed the fastest plan, and that plan. Raises TargetNotReached as ``make_plans`` does."""
+    need_feasible(limits, table)
+    search = PlanSearch(subject, table, timer, runtime, original_ms, limits)
+    quickest = search.fastest(seed=options.seed)
+    if quickest.expected < LEAST_GAIN and runtime in ONNX_RUNTIMES:
+        # On small images the calls of eager torch cost more than their work: ONNX's runtimes make fewer.
+        search = PlanSearch(subject, table, timer, runtime, original_ms, limits, lowered=True)
+        quickest = search.fastest(seed=options.seed)
+    if quickest.expected < LEAST_GAIN:
+        raise TargetNotReached(
+            "does_not_pay",
+            f"Converting does not pay here: the fastest form is {quickest.expected:.2f} times as fast as the original "
+            f"in {runtime}.",
+            hint="Keep the original.",
+        )
+    return search, quickest
 
 
 def targets(options: ConvertOptions, most: float) -> list[float]:
@@ -196,8 +214,10 @@ def targets(options: ConvertOptions, most: float) -> list[float]:
     return sorted({*exact, *(target for target in spread if LEAST_GAIN <= target <= most / MARGIN)})
 
 
-class _Search:
-    """``lowered`` times stand-ins in ``runtime`` itself too, which takes an export each."""
+class PlanSearch:
+    """Solves for plans and times their stand-ins, and learns from each what the rest of the network takes.
+
+    ``lowered`` times stand-ins in ``runtime`` itself too, which takes an export each."""
 
     def __init__(
         self,
@@ -255,6 +275,22 @@ class _Search:
                 break
         return best
 
+    def near(self, target: float, *, seed: int) -> Planned | None:
+        """The least damaging plan that is thought to reach ``target``, as fast as it then is."""
+        budget = self._original_ms / (target * MARGIN) - self._rest_ms
+        return self._once(solve_plan(self._table, max(budget, self._least_ms), limits=self._limits), seed=seed)
+
+    def within(self, damage: float, *, seed: int) -> Planned | None:
+        """The fastest plan of at most this damage, or None where that is the original."""
+        return self._once(solve_fastest(self._table, damage=damage, limits=self._limits), seed=seed)
+
+    def _once(self, chosen: Mapping[str, Candidate] | None, *, seed: int) -> Planned | None:
+        if chosen is None or all(candidate.rows is None for candidate in chosen.values()):
+            return None
+        speedup = self._time(plan_of(self._subject.sites, chosen), seed=seed)
+        self._learn(chosen, speedup)
+        return self._planned(chosen, speedup, target=speedup)
+
     def more(self, count: int, *, besides: Sequence[Planned], seed: int) -> list[Planned]:
         """Up to ``count`` further plans, of budgets spread between the fastest and the most exact form."""
         found: list[Planned] = []
@@ -297,7 +333,7 @@ def stand_in_of(subject: Subject, plan: Plan, *, seed: int) -> fx.GraphModule:
     return replace_sites(subject.gm, blocks) if blocks else subject.gm
 
 
-def _named(plans: Sequence[Planned]) -> list[Planned]:
+def named(plans: Sequence[Planned]) -> list[Planned]:
     """The plans with ids that differ: two may come out equally fast to two digits."""
     taken: set[str] = set()
     named = []

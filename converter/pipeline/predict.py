@@ -21,20 +21,23 @@ from aslconvert.converter.pipeline.planning import (
     QUICK_ROUNDS,
     Planned,
     Survey,
-    make_plans,
     measured_costs,
     stand_in_of,
     survey,
 )
+from aslconvert.converter.pipeline.sketch import sketch_plans
 from aslconvert.converter.pipeline.subject import Subject, open_subject
 from aslconvert.converter.pipeline.timing import ORIGINAL, Timer
 from aslconvert.converter.progress import Progress, SilentProgress
 from aslconvert.converter.search.candidates import PROBED_ROWS_PER_CHANNEL, Candidate
-from aslconvert.converter.search.plan import Plan, candidates_of, plan_of, solve_fastest
+from aslconvert.converter.search.plan import Plan, candidates_of, plan_of
 from aslconvert.converter.threads import torch_threads
 
 SURVEYED_PIXELS = 1 << 18
 """Input positions that the damage is surveyed on: a quarter of what a conversion reads, for much less time."""
+
+SURVEYED_ROWS_PER_CHANNEL = 2.0
+"""Between these and all taps damage is taken for linear, which rather overrates it."""
 
 NO_COMPILE = "torch.compile was left out, as compiling takes long: convert measures it too"
 NO_DATA = "what the outputs lose is not known without data: give --data"
@@ -160,21 +163,20 @@ class _Prediction:
         )
 
     def _planned(self, runtime: str, original_ms: float) -> tuple[Survey, list[Planned]]:
-        """The plans that a conversion would heal, and for an asked loss the fastest one within it."""
+        """Plans like those that a conversion would heal, and for an asked loss the fastest one within it."""
         subject, options = self._subject, self._options
         batches = subject.calibration(options, pixels=SURVEYED_PIXELS)
-        found = survey(subject, batches, options, threads=self._threads, progress=self._progress)
-        plans = make_plans(
+        found = survey(
+            subject,
+            batches,
+            options,
+            threads=self._threads,
+            progress=self._progress,
+            probed_share=SURVEYED_ROWS_PER_CHANNEL,
+        )
+        plans = sketch_plans(
             subject, found, self._timer, options, runtime=runtime, original_ms=original_ms, progress=self._progress
         )
-        if options.max_drop is not None:
-            limits = limits_of(subject, options)
-            table = candidates_of(subject.sites, found.costs, found.damage, sizes=limits.sizes)
-            chosen = solve_fastest(table, damage=options.max_drop**2, limits=limits.of_sites)
-            plan = {} if chosen is None else plan_of(subject.sites, chosen)
-            if chosen is not None and any(plan.values()) and all(plan != other.plan for other in plans):
-                damage = sum(candidate.damage for candidate in chosen.values())
-                plans.append(self._timed(plan, runtime, damage, taken=[one.id for one in plans]))
         return found, plans
 
     def _uniform(self, runtime: str) -> tuple[Survey, list[Planned]]:

@@ -30,13 +30,15 @@ def site_damage(
     batches: Sequence[tuple[Tensor, ...]],
     *,
     importance: Mapping[str, Tensor] | None = None,
+    probed_share: float = math.inf,
     limit_bytes: int = DEFAULT_LIMIT_BYTES,
     on_site: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Damage]:
     """Fit each site alone on the original's activations and measure the output's error on the first batch.
 
     One pursuit serves all row counts of a site, as its prefixes are the smaller answers. Row counts between the probed
-    ones are interpolated in log damage.
+    ones are interpolated in log damage. Row counts of more than ``probed_share`` times the channels are not probed: the
+    pursuit of the last rows takes most of the time.
     """
     tail = _Tail(gm, batches[0])
     probed: dict[str, Damage] = {}
@@ -44,7 +46,8 @@ def site_damage(
 
     def visitor(site: ConvSite) -> Callable[[fx.Node], None]:
         def visit(node: fx.Node) -> None:
-            grid = row_grid(site, probed=True)
+            whole = row_grid(site, probed=True)
+            grid = [rows for rows in whole[:-1] if rows <= max(probed_share * site.in_channels, whole[0])] + whole[-1:]
             statistics = site_statistics(site)
             collect(statistics, site, walk.pairs(node))
             dictionary = build_dictionary(site.gather)
