@@ -48,6 +48,29 @@ Keep = Annotated[
     list[str] | None,
     typer.Option("--keep", metavar="GLOB", help="Leave the sites whose name matches; repeatable.", show_default=False),
 ]
+MaxParams = Annotated[
+    float | None,
+    typer.Option("--max-params-mb", metavar="X", help="Most MB of parameters of a variant.", show_default=False),
+]
+MaxMacs = Annotated[
+    str | None,
+    typer.Option(
+        "--max-macs", metavar="X", help="Most multiply-adds of one sample, such as 300M or 1.2G.", show_default=False
+    ),
+]
+Int16 = Annotated[
+    bool,
+    typer.Option(
+        "--int16/--no-int16", help="Run variants in 16-bit integers too, where the processor multiplies them faster."
+    ),
+]
+Batch = Annotated[
+    int | None, typer.Option("--batch", min=1, help="Samples a call that latency is measured with.", show_default="1")
+]
+Cache = Annotated[
+    bool,
+    typer.Option("--cache/--no-cache", help="Take latencies of sites from earlier runs on this device, or measure."),
+]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that convert wrote.", show_default=False)]
 
 

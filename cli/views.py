@@ -110,6 +110,8 @@ def show_verification(results: Sequence[Mapping[str, Any]], console: Console) ->
 
 def show_report(report: Report, console: Console, *, folder: Path | None) -> None:
     """The frontier: every variant with its metric, its speed-up and its size, the chosen one marked."""
+    from aslconvert.converter.report.prediction import prediction_of
+
     original = report.original
     runtime = original.fastest_runtime
     table = Table(title=f"{report.model.name} on {report.device.cpu}, {report.device.threads} threads")
@@ -139,6 +141,13 @@ def show_report(report: Report, console: Console, *, folder: Path | None) -> Non
         cut = variant.pruning
         if cut is not None:
             console.print(f"  {variant.id}: {cut.summary}", markup=False)
+    for variant in report.variants:
+        if variant.doubts and variant.doubts != ("dominated",):
+            console.print(f"  {variant.id}: {', '.join(variant.doubts)}", markup=False)
+    if predicted := prediction_of(report).sentence:
+        console.print(predicted, markup=False)
+    for note in report.measurement_notes:
+        console.print(f"note: {note}", markup=False)
     for name, reason in report.variants_left_out.items():
         console.print(f"  [bold red]left out: {escape(name)}.[/] {escape(reason)}")
     if folder is not None:

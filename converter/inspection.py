@@ -6,6 +6,8 @@ import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch.export import ExportedProgram
+
 from aslconvert.converter.data.dataset import Dataset
 from aslconvert.converter.data.inputs import model_inputs
 from aslconvert.converter.data.load import load_for_model
@@ -72,15 +74,23 @@ class InspectReport:
     notes: tuple[str, ...]
 
 
-def inspect(model: str, *, data: str | None = None, options: ConvertOptions | None = None) -> InspectReport:
+def inspect(
+    model: str,
+    *,
+    data: str | None = None,
+    options: ConvertOptions | None = None,
+    program: ExportedProgram | None = None,
+) -> InspectReport:
     """Look at ``model``, and at what it would see of ``data``; nothing is written.
+
+    ``program`` is the model where it is loaded already.
 
     Raises:
         ModelRefused: ``model`` cannot be loaded.
         UsageError: the data cannot be read or does not fit the model.
     """
     options = options or ConvertOptions()
-    program = open_model(model)
+    program = open_model(model) if program is None else program
     specs = model_inputs(program)
     gm = prepare(graph_module(program))
     found, refused = find_sites(gm)

@@ -60,6 +60,10 @@ class ConvertOptions:
     """Greatest loss of the metric allowed, in the metric's own unit (dB for psnr, a fraction for top1)."""
     min_speedup: float | None = None
     """Least speed-up over the original in the original's fastest runtime."""
+    max_params_mb: float | None = None
+    """Most megabytes (10^6 bytes) of parameters that a variant may have."""
+    max_macs: float | None = None
+    """Most multiply-adds of one sample that a variant may need."""
     metric: str | None = None
     """Name of the task metric; None takes what the data allows, at least the agreement with the original."""
     budget_seconds: float = DEFAULT_BUDGET_SECONDS
@@ -98,6 +102,8 @@ class ConvertOptions:
     """Where every pass writes the graph before and after it."""
     int16: bool = True
     """Run variants in 16-bit integers too, where the processor has them; accuracy is then measured in that form."""
+    cache: bool = True
+    """Take latencies of sites from earlier runs on this device, where a look at a few of them finds them unchanged."""
     allow: tuple[str, ...] = ()
     """Further kinds of variants, of ``ALLOWABLE``: "prune" adds pruned ones, the original merely pruned among them."""
 
@@ -113,6 +119,8 @@ class ConvertOptions:
             )
         _require(self.max_drop is None or _at_least(self.max_drop, 0.0), "max_drop", "must be 0 or more")
         _require(self.min_speedup is None or _above(self.min_speedup, 0.0), "min_speedup", "must be above 0")
+        _require(self.max_params_mb is None or _above(self.max_params_mb, 0.0), "max_params_mb", "must be above 0")
+        _require(self.max_macs is None or _above(self.max_macs, 0.0), "max_macs", "must be above 0")
         _require(_above(self.budget_seconds, 0.0), "budget", "must be above 0")
         _require(self.device in DEVICES, "device", f"must be one of {', '.join(DEVICES)}")
         _require(self.threads is None or self.threads >= 1, "threads", "must be 1 or more")
@@ -190,6 +198,18 @@ def parse_number(text: str) -> float:
     if not math.isfinite(value):
         raise UsageError("bad_number", f"'{text}' is not a number.", hint="Write 0.5 or 1/255.")
     return value
+
+
+def parse_amount(text: str) -> float:
+    """The number of ``250000``, ``300M`` or ``1.2G`` (k, M, G and T are powers of a thousand).
+
+    Raises:
+        UsageError: the text is not such a number.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)([kmgt]?)", text.strip().lower())
+    if match is None:
+        raise UsageError("bad_amount", f"'{text}' is no amount.", hint="Write 250000, 300M or 1.2G.")
+    return float(match[1]) * 1000.0 ** " kmgt".index(match[2] or " ")
 
 
 def parse_numbers(text: str) -> tuple[float, ...]:

@@ -13,6 +13,7 @@ from aslconvert.converter.options import (
     DEFAULT_SEED,
     ConvertOptions,
     parse_allow,
+    parse_amount,
     parse_artifacts,
     parse_crop,
     parse_duration,
@@ -41,6 +42,8 @@ def convert(
             show_default=False,
         ),
     ] = None,
+    max_params_mb: options.MaxParams = None,
+    max_macs: options.MaxMacs = None,
     metric: Annotated[
         str | None,
         typer.Option(
@@ -61,13 +64,8 @@ def convert(
             show_default=False,
         ),
     ] = None,
-    int16: Annotated[
-        bool,
-        typer.Option(
-            "--int16/--no-int16",
-            help="Run variants in 16-bit integers too, where the processor multiplies them faster.",
-        ),
-    ] = True,
+    int16: options.Int16 = True,
+    cache: options.Cache = True,
     heal_crop: Annotated[
         str | None,
         typer.Option(
@@ -86,10 +84,7 @@ def convert(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run in DIR stopped.")] = False,
     seed: options.Seed = DEFAULT_SEED,
     threads: options.Threads = None,
-    batch: Annotated[
-        int | None,
-        typer.Option("--batch", min=1, help="Samples a call that latency is measured with.", show_default="1"),
-    ] = None,
+    batch: options.Batch = None,
     artifacts: Annotated[
         str,
         typer.Option(
@@ -131,12 +126,15 @@ def convert(
     chosen = ConvertOptions(
         max_drop=max_drop,
         min_speedup=min_speedup,
+        max_params_mb=max_params_mb,
+        max_macs=None if max_macs is None else parse_amount(max_macs),
         metric=metric,
         budget_seconds=parse_duration(budget),
         device=device,
         keep=tuple(keep or ()),
         allow=() if allow is None else parse_allow(allow),
         int16=int16,
+        cache=cache,
         dry_run=dry_run,
         resume=resume,
         seed=seed,

@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 
 from aslconvert.converter.cost.device import DeviceProfile, device_profile, usable_cores
 from aslconvert.converter.cost.latency import DEFAULT_ROUNDS, Latency, measure
+from aslconvert.converter.cost.pinning import pinned
 from aslconvert.converter.cost.runtimes import (
     ONNX_RUNTIMES,
     RUNTIMES,
@@ -106,7 +107,8 @@ def bench(
                     runners[key] = _runner(file, runtime, inputs, load, threads=count, scratch=Path(scratch))
                 except InfrastructureError as error:
                     failures[key] = error.message
-        measured = measure({"\0".join(key): run for key, run in runners.items()}, rounds=rounds, seed=seed)
+        with pinned(count):
+            measured = measure({"\0".join(key): run for key, run in runners.items()}, rounds=rounds, seed=seed)
     rows = [BenchRow(file=f, runtime=r, latency=measured[f"{f}\0{r}"]) for f, r in runners]
     rows += [BenchRow(file=f, runtime=r, latency=None, unavailable=why) for (f, r), why in failures.items()]
     if not rows:

@@ -6,10 +6,12 @@ import gc
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+
+from aslconvert.converter.cost.spread import Verdict, drifts, verdict
 
 DEFAULT_ROUNDS = 15
 DEFAULT_WARMUP = 2
@@ -23,7 +25,9 @@ class Latency:
     """Median, 95th percentile and the 95 % bootstrap interval of the median, in milliseconds a call.
 
     ``samples`` holds one figure a round, in the order of the rounds: sample i of two runners of one ``measure`` call
-    was taken within the same round. A sample is the mean over the calls that fill ``min_time``.
+    was taken within the same round. A sample is the mean over the calls that fill ``min_time``. ``drift`` is the
+    relative change between the halves of the rounds, against all runners of the call together, where the spread
+    supports one.
     """
 
     p50_ms: float
@@ -31,6 +35,7 @@ class Latency:
     ci_low: float
     ci_high: float
     samples: tuple[float, ...]
+    drift: float | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,11 @@ class Ratio:
     value: float
     ci_low: float
     ci_high: float
+
+    @property
+    def verdict(self) -> Verdict:
+        """Faster or slower than the baseline; "same" where the spread supports neither."""
+        return verdict(self.ci_low, self.ci_high)
 
 
 def measure(
@@ -81,7 +91,8 @@ def measure(
     finally:
         if collecting:
             gc.enable()
-    return {name: summarise(values, seed=seed) for name, values in samples.items()}
+    drifted = drifts(samples)
+    return {name: replace(summarise(values, seed=seed), drift=drifted[name]) for name, values in samples.items()}
 
 
 def summarise(samples_ms: list[float] | tuple[float, ...], *, seed: int = 0) -> Latency:

@@ -22,6 +22,7 @@ from aslconvert.converter.passes.stages import Stages
 from aslconvert.converter.pipeline import record
 from aslconvert.converter.pipeline.artifacts import prove, write_report
 from aslconvert.converter.pipeline.judge import AGREEMENT_NAME, DEFAULT_MAX_DROP, Judge, metric_for
+from aslconvert.converter.pipeline.measured import with_spread
 from aslconvert.converter.pipeline.plan_file import identity_of, plan_bytes, read_plan
 from aslconvert.converter.pipeline.planning import Planned, Survey, load_plans, make_plans, store_plans, survey
 from aslconvert.converter.pipeline.pruned import pruned_plans
@@ -260,6 +261,7 @@ class _Conversion:
             seed=options.seed,
         )
         report = report.model_copy(update={"artifacts_left_out": left_out, "variants_left_out": found.left_out})
+        report = with_spread(report, latency, pinned=timer.pinned, cached=found.cached, notes=found.notes)
         plan = plan_bytes(made, found, chosen=chosen, packed=packed, identity=identity_of(subject, options))
         write_report(self.out, report, plan)
         return report
@@ -278,10 +280,11 @@ class _Conversion:
         focus = (focused(plans, self.options) or plans[len(plans) // 2 :])[0]
         for planned in plans:
             self.progress.note(f"{planned.id}: {planned.expected:.2f} times as fast, before healing")
+        latency = timer.measure(rounds=QUICK_ROUNDS)
         report = record.assemble(
             self.subject,
             device=device_profile(threads=self.threads),
-            original=record.original_record(self.subject, test.original, timer.measure(rounds=QUICK_ROUNDS)[ORIGINAL]),
+            original=record.original_record(self.subject, test.original, latency[ORIGINAL]),
             sites=record.site_records(self.subject, focus.plan, None, found),
             variants=[],
             chosen=None,
@@ -290,7 +293,8 @@ class _Conversion:
             timings=self.timings,
             seed=self.options.seed,
         )
-        return report.model_copy(update={"variants_left_out": found.left_out})
+        report = report.model_copy(update={"variants_left_out": found.left_out})
+        return with_spread(report, latency, pinned=timer.pinned, cached=found.cached, notes=found.notes)
 
     def _wish(self) -> tuple[float | None, float | None]:
         options = self.options
@@ -309,6 +313,7 @@ class _Conversion:
             budget_seconds=DEFAULT_BUDGET_SECONDS,
             artifacts=DEFAULT_ARTIFACTS,
             dump_passes=None,
+            cache=True,
         )
         return hashlib.sha256(f"{self.subject.fingerprint}|{kept}".encode()).hexdigest()
 

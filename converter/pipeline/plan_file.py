@@ -41,6 +41,8 @@ def identity_of(subject: Subject, options: ConvertOptions) -> str:
     parts = f"{subject.fingerprint}|{options.seed}|{options.keep}|{options.heal_crop}"
     if options.allow:
         parts += f"|{options.allow}"
+    if options.max_params_mb is not None or options.max_macs is not None:
+        parts += f"|{options.max_params_mb}|{options.max_macs}"
     return hashlib.sha256(parts.encode()).hexdigest()
 
 
@@ -65,7 +67,7 @@ def read_plan(path: Path, *, identity: str) -> Decided:
 
     Raises:
         UsageError: ``plan_missing``, ``plan_invalid``, or ``plan_mismatch`` when it was made for another model, other
-            data, another seed or another --allow.
+            data, another seed, another --allow or other limits.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -86,7 +88,7 @@ def read_plan(path: Path, *, identity: str) -> Decided:
     if made_for != identity:
         raise UsageError(
             "plan_mismatch",
-            f"The plan '{path}' was made for another model, other data, another seed or other kinds of variants.",
+            f"The plan '{path}' was made for another model, other data, another seed, other variants or limits.",
             hint="Give the same ones, or leave --plan away.",
         )
     if not steps or decided.chosen not in steps or min(steps.values()) < 1:

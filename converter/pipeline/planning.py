@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, fx
 
+from aslconvert.converter.cost.cache import device_fingerprint, open_cache
+from aslconvert.converter.cost.pinning import pinned
 from aslconvert.converter.errors import TargetNotReached
 from aslconvert.converter.fit.importance import output_importance
 from aslconvert.converter.ir.site import ConvSite
 from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.passes.replace_sites import replace_sites
+from aslconvert.converter.pipeline.limits import Limits, limits_of, need_feasible, out_of_reach
 from aslconvert.converter.pipeline.state import State
-from aslconvert.converter.pipeline.style import FUSED_STYLE, Style, file_runner
+from aslconvert.converter.pipeline.style import FUSED_STYLE, Style
 from aslconvert.converter.pipeline.subject import Subject
 from aslconvert.converter.pipeline.timing import Timer
 from aslconvert.converter.progress import Progress
 from aslconvert.converter.search.candidates import Candidate, stand_in
-from aslconvert.converter.search.costs import Costs, site_costs
+from aslconvert.converter.search.costs import Costs, SiteCosts, site_costs
 from aslconvert.converter.search.damage import Damage, site_damage
-from aslconvert.converter.search.plan import Plan, candidates_of, fastest_ms, plan_of, solve_plan
+from aslconvert.converter.search.plan import Plan, candidates_of, plan_of, solve_fastest, solve_plan
 from aslconvert.converter.threads import torch_threads
 from aslconvert.kernels import has_int16
 
@@ -57,6 +61,8 @@ class Planned:
     """One variant to come: ``target`` is the speed-up it aims at, ``expected`` what its stand-in measured.
 
     ``prune`` is the share of channels that go from every group that allows it; rows in ``plan`` are counted before.
+    ``damage`` is what the plan's candidates do to the outputs before healing, summed over the sites (relative squared
+    error); None where channels go too, whose damage is not known so early.
     ``in_order``: every channel of a site is read equally often.
     """
 
@@ -65,6 +71,7 @@ class Planned:
     target: float
     expected: float
     prune: float = 0.0
+    damage: float | None = None
     in_order: bool = False
 
 
@@ -73,7 +80,8 @@ class Survey:
     """Measured cost and damage of every site's candidates, and the importance of each site's outputs.
 
     ``kept`` says of each site that the gate keeps why; it has no damage, as no plan converts it. ``left_out`` says why
-    of each pruned variant that was allowed and cannot be had.
+    of each pruned variant that was allowed and cannot be had. ``cached`` counts the sites whose latencies are of an
+    earlier run, ``notes`` tell of that.
     """
 
     costs: dict[str, Costs]
@@ -81,6 +89,8 @@ class Survey:
     damage: dict[str, Damage]
     importance: dict[str, Tensor]
     left_out: dict[str, str] = field(default_factory=dict)
+    cached: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def survey(
@@ -91,13 +101,10 @@ def survey(
     threads: int,
     progress: Progress,
     style: Style = FUSED_STYLE,
+    probed_share: float = math.inf,
 ) -> Survey:
-    """Measure what each candidate of each site costs and damages."""
-    progress.stage("cost of each site")
-    files = file_runner(style.runtime, threads=threads) if style.in_order else None
-    with torch_threads(threads):
-        int16 = options.int16 and has_int16()
-        measured = site_costs(subject.gm, subject.sites, subject.example, seed=options.seed, int16=int16, files=files)
+    """Measure what each candidate of each site costs and damages; ``probed_share``: as of ``site_damage``."""
+    measured = measured_costs(subject, options, threads=threads, progress=progress, style=style)
     progress.stage("damage of each site")
     open_sites = [site for site in subject.sites if site.name not in measured.kept]
     importance = output_importance(subject.gm, open_sites, batches[:2], seed=options.seed)
@@ -106,10 +113,45 @@ def survey(
         open_sites,
         batches,
         importance=importance,
+        probed_share=probed_share,
         in_order=style.in_order,
         on_site=lambda _, done, total: progress.update(done, total, "sites"),
     )
-    return Survey(costs=measured.costs, kept=measured.kept, damage=damage, importance=importance)
+    return Survey(
+        costs=measured.costs,
+        kept=measured.kept,
+        damage=damage,
+        importance=importance,
+        cached=measured.cached,
+        notes=measured.notes,
+    )
+
+
+def measured_costs(
+    subject: Subject,
+    options: ConvertOptions,
+    *,
+    threads: int,
+    progress: Progress,
+    style: Style = FUSED_STYLE,
+) -> SiteCosts:
+    """What each candidate of each site takes, from this device's cache where the options allow it."""
+    progress.stage("cost of each site")
+    int16 = options.int16 and has_int16()
+    cache = open_cache(device_fingerprint(threads=threads, int16=int16)) if options.cache else None
+    with torch_threads(threads), pinned(threads):
+        found = site_costs(
+            subject.gm,
+            subject.sites,
+            subject.example,
+            seed=options.seed,
+            int16=int16,
+            cache=cache,
+            files=style.runner(threads=threads),
+        )
+    for note in found.notes:
+        progress.note(note)
+    return found
 
 
 def make_plans(
@@ -125,22 +167,18 @@ def make_plans(
 ) -> list[Planned]:
     """Plans along the frontier, each checked by timing a stand-in of it against the original in ``runtime``.
 
-    ``original_ms`` is the original's median there. Stand-ins run on the fused operator and in the runtime of ``style``.
+    ``original_ms`` is the original's median there.
 
     Raises:
-        TargetNotReached: ``does_not_pay``, when no plan is faster than the original.
+        TargetNotReached: ``does_not_pay``, when no plan is faster than the original; ``limits_not_reached``, when none
+            keeps the limits on parameters and multiply-adds.
     """
     progress.stage("plans")
-    table = candidates_of(subject.sites, found.costs, found.damage)
-    search = _Search(subject, table, timer, runtime, original_ms, lowered=style.files)
-    quickest = search.fastest(seed=options.seed)
-    if quickest.expected < LEAST_GAIN:
-        raise TargetNotReached(
-            "does_not_pay",
-            f"Converting does not pay here: the fastest form is {quickest.expected:.2f} times as fast as the original "
-            f"in {runtime}.",
-            hint="Keep the original.",
-        )
+    limits = limits_of(subject, options)
+    table = candidates_of(subject.sites, found.costs, found.damage, sizes=limits.sizes)
+    search, quickest = begin_search(
+        subject, table, timer, options, limits, runtime=runtime, original_ms=original_ms, style=style
+    )
     wanted = targets(options, quickest.expected)
     plans: list[Planned] = []
     for number, target in enumerate(wanted):
@@ -151,7 +189,37 @@ def make_plans(
     if len(plans) < LEAST_VARIANTS and all(quickest.plan != other.plan for other in plans):
         plans.append(quickest)
     plans += search.more(LEAST_VARIANTS - len(plans), besides=plans, seed=options.seed)
-    return [replace(planned, in_order=style.in_order) for planned in _named(plans)]
+    if limits.any:
+        # What the sites' own sizes do not show is a weight that something else reads too.
+        plans = [one for one in plans if limits.kept_by(stand_in_of(subject, one.plan, seed=options.seed), subject)]
+        if not plans:
+            raise out_of_reach(limits, table)
+    return named(plans)
+
+
+def begin_search(
+    subject: Subject,
+    table: Mapping[str, Sequence[Candidate]],
+    timer: Timer,
+    options: ConvertOptions,
+    limits: Limits,
+    *,
+    runtime: str,
+    original_ms: float,
+    style: Style = FUSED_STYLE,
+) -> tuple[PlanSearch, Planned]:
+    """A search that has timed the fastest plan, and that plan. Raises TargetNotReached as ``make_plans`` does."""
+    need_feasible(limits, table)
+    search = PlanSearch(subject, table, timer, runtime, original_ms, limits, style=style)
+    quickest = search.fastest(seed=options.seed)
+    if quickest.expected < LEAST_GAIN:
+        raise TargetNotReached(
+            "does_not_pay",
+            f"Converting does not pay here: the fastest form is {quickest.expected:.2f} times as fast as the original "
+            f"in {runtime}.",
+            hint="Keep the original.",
+        )
+    return search, quickest
 
 
 def targets(options: ConvertOptions, most: float) -> list[float]:
@@ -165,8 +233,11 @@ def targets(options: ConvertOptions, most: float) -> list[float]:
     return sorted({*exact, *(target for target in spread if LEAST_GAIN <= target <= most / MARGIN)})
 
 
-class _Search:
-    """``lowered`` are ONNX runtimes that stand-ins are timed in too, which takes an export each."""
+class PlanSearch:
+    """Solves for plans and times their stand-ins, and learns from each what the rest of the network takes.
+
+    Stand-ins run on the fused operator and in the runtime of ``style``.
+    """
 
     def __init__(
         self,
@@ -175,24 +246,26 @@ class _Search:
         timer: Timer,
         runtime: str,
         original_ms: float,
+        limits: Limits,
         *,
-        lowered: tuple[str, ...] = (),
+        style: Style,
     ) -> None:
-        self._lowered = lowered
+        self._limits = limits.of_sites
+        self._fastest = solve_fastest(table, limits=limits.of_sites) or {}
+        self._least_ms = sum(c.latency_ms for c in self._fastest.values())
+        self._style = style
         self._subject = subject
         self._table = table
         self._timer = timer
         self._runtime = runtime
         self._original_ms = original_ms
         self._rest_ms = 0.0
-        self._sites: dict[str, ConvSite] = {site.name: site for site in subject.sites}
 
     def fastest(self, *, seed: int) -> Planned:
-        chosen = {key: min(row, key=lambda c: c.latency_ms) for key, row in self._table.items()}
-        plan = plan_of(self._subject.sites, chosen)
+        plan = plan_of(self._subject.sites, self._fastest)
         speedup = self._time(plan, seed=seed)
-        self._learn(chosen, speedup)
-        return Planned(id=f"x{speedup:.2f}", plan=plan, target=speedup, expected=speedup)
+        self._learn(self._fastest, speedup)
+        return self._planned(self._fastest, speedup, target=speedup)
 
     def towards(self, target: float, *, seed: int) -> Planned | None:
         """The least damaging plan whose stand-in measures at least ``target``.
@@ -204,7 +277,8 @@ class _Search:
         tried: set[tuple[int | None, ...]] = set()
         goal = target * MARGIN
         for _ in range(CORRECTIONS):
-            chosen = solve_plan(self._table, max(self._original_ms / goal - self._rest_ms, fastest_ms(self._table)))
+            budget = max(self._original_ms / goal - self._rest_ms, self._least_ms)
+            chosen = solve_plan(self._table, budget, limits=self._limits)
             if chosen is None:
                 break
             plan = plan_of(self._subject.sites, chosen)
@@ -214,41 +288,73 @@ class _Search:
             speedup = self._time(plan, seed=seed)
             self._learn(chosen, speedup)
             if speedup >= target * MARGIN:
-                best = Planned(id=f"x{target:.2f}", plan=plan, target=target, expected=speedup)
+                best = self._planned(chosen, speedup, target=target)
                 if speedup <= target * MARGIN * CLOSE:
                     break
             elif best is not None:
                 break
         return best
 
+    def near(self, target: float, *, seed: int) -> Planned | None:
+        """The least damaging plan that is thought to reach ``target``, as fast as it then is."""
+        budget = self._original_ms / (target * MARGIN) - self._rest_ms
+        return self._once(solve_plan(self._table, max(budget, self._least_ms), limits=self._limits), seed=seed)
+
+    def within(self, damage: float, *, seed: int) -> Planned | None:
+        """The fastest plan of at most this damage, or None where that is the original."""
+        return self._once(solve_fastest(self._table, damage=damage, limits=self._limits), seed=seed)
+
+    def _once(self, chosen: Mapping[str, Candidate] | None, *, seed: int) -> Planned | None:
+        if chosen is None or all(candidate.rows is None for candidate in chosen.values()):
+            return None
+        speedup = self._time(plan_of(self._subject.sites, chosen), seed=seed)
+        self._learn(chosen, speedup)
+        return self._planned(chosen, speedup, target=speedup)
+
     def more(self, count: int, *, besides: Sequence[Planned], seed: int) -> list[Planned]:
         """Up to ``count`` further plans, of budgets spread between the fastest and the most exact form."""
         found: list[Planned] = []
-        low = fastest_ms(self._table)
+        low = self._least_ms
         high = sum(max(c.latency_ms for c in row) for row in self._table.values())
         for step in range(1, SPREAD):
             if len(found) >= count:
                 break
-            chosen = solve_plan(self._table, low + (high - low) * step / SPREAD)
+            chosen = solve_plan(self._table, low + (high - low) * step / SPREAD, limits=self._limits)
             if chosen is None:
                 continue
             plan = plan_of(self._subject.sites, chosen)
             if all(plan != other.plan for other in (*besides, *found)):
                 speedup = self._time(plan, seed=seed)
                 if speedup >= LEAST_GAIN:
-                    found.append(Planned(id=f"x{speedup:.2f}", plan=plan, target=speedup, expected=speedup))
+                    found.append(self._planned(chosen, speedup, target=speedup))
         return found
+
+    def _planned(self, chosen: Mapping[str, Candidate], speedup: float, *, target: float) -> Planned:
+        return Planned(
+            in_order=self._style.in_order,
+            id=f"x{target:.2f}",
+            plan=plan_of(self._subject.sites, chosen),
+            target=target,
+            expected=speedup,
+            damage=sum(c.damage for c in chosen.values()),
+        )
 
     def _learn(self, chosen: Mapping[str, Candidate], speedup: float) -> None:
         self._rest_ms = self._original_ms / speedup - sum(c.latency_ms for c in chosen.values())
 
     def _time(self, plan: Plan, *, seed: int) -> float:
-        blocks = {name: stand_in(self._sites[name], rows, seed=seed) for name, rows in plan.items() if rows is not None}
-        gm = replace_sites(self._subject.gm, blocks) if blocks else self._subject.gm
-        return self._timer.speedup_of(gm, self._runtime, rounds=QUICK_ROUNDS, lowered=self._lowered)
+        gm = stand_in_of(self._subject, plan, seed=seed)
+        return self._timer.speedup_of(gm, self._runtime, rounds=QUICK_ROUNDS, lowered=self._style.files)
 
 
-def _named(plans: Sequence[Planned]) -> list[Planned]:
+def stand_in_of(subject: Subject, plan: Plan, *, seed: int) -> fx.GraphModule:
+    """The network that a plan makes, with arbitrary weights in the sites that it converts."""
+    sites: dict[str, ConvSite] = {site.name: site for site in subject.sites}
+    blocks = {name: stand_in(sites[name], rows, seed=seed) for name, rows in plan.items() if rows is not None}
+    return replace_sites(subject.gm, blocks) if blocks else subject.gm
+
+
+def named(plans: Sequence[Planned]) -> list[Planned]:
     """The plans with ids that differ: two may come out equally fast to two digits."""
     taken: set[str] = set()
     named = []
@@ -282,6 +388,8 @@ def survey_record(found: Survey) -> dict[str, Any]:
         "kept": found.kept,
         "damage": {name: _pairs(damage) for name, damage in found.damage.items()},
         "left_out": found.left_out,
+        "cached": found.cached,
+        "notes": found.notes,
     }
 
 
@@ -289,8 +397,15 @@ def read_survey(record: Mapping[str, Any]) -> Survey:
     """What ``survey_record`` gave."""
     costs: dict[str, Costs] = {name: dict(map(tuple, pairs)) for name, pairs in record["costs"].items()}
     damage: dict[str, Damage] = {name: dict(map(tuple, pairs)) for name, pairs in record["damage"].items()}
-    left_out = dict(record.get("left_out", {}))
-    return Survey(costs=costs, kept=dict(record["kept"]), damage=damage, importance={}, left_out=left_out)
+    return Survey(
+        costs=costs,
+        kept=dict(record["kept"]),
+        damage=damage,
+        importance={},
+        left_out=dict(record.get("left_out", {})),
+        cached=int(record.get("cached", 0)),
+        notes=tuple(record.get("notes", ())),
+    )
 
 
 def _pairs(table: Mapping[Any, float]) -> list[list[Any]]:

@@ -15,6 +15,7 @@ from aslconvert.converter.heal.pool import Pool
 from aslconvert.converter.ir.site import ConvSite
 from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.passes.replace_sites import replace_sites
+from aslconvert.converter.pipeline.limits import limits_of
 from aslconvert.converter.pipeline.planning import DEFAULT_SPEEDUPS, LEAST_GAIN, MARGIN, QUICK_ROUNDS, Planned
 from aslconvert.converter.pipeline.style import FUSED_STYLE, Style
 from aslconvert.converter.pipeline.subject import Subject
@@ -69,7 +70,7 @@ def pruned_plans(
     each variant that cannot be had, by id.
     """
     progress.stage("pruned plans")
-    search = _Search(subject, timer, runtime, style, seed=options.seed)
+    search = _Search(subject, timer, runtime, options, style)
     untouched = Planned("original", dict.fromkeys((site.name for site in subject.sites), None), 1.0, 1.0)
     ladder = [untouched, *sorted(plans, key=lambda planned: planned.target)]
     aims = [(base, planned.target) for base, planned in pairwise(ladder)]
@@ -87,7 +88,9 @@ def pruned_plans(
         except (ModelRefused, InternalError) as error:
             left_out[name] = error.message
         else:
-            if planned.expected >= min(target, base.expected * LEAST_GAIN) and planned.expected >= LEAST_GAIN:
+            if planned.expected == 0.0:
+                left_out[name] = "It exceeds the limits on parameters or multiply-adds at every share that was tried."
+            elif planned.expected >= min(target, base.expected * LEAST_GAIN) and planned.expected >= LEAST_GAIN:
                 found.append(planned)
             else:
                 left_out[name] = (
@@ -101,12 +104,13 @@ def pruned_plans(
 
 
 class _Search:
-    def __init__(self, subject: Subject, timer: Timer, runtime: str, style: Style, *, seed: int) -> None:
+    def __init__(self, subject: Subject, timer: Timer, runtime: str, options: ConvertOptions, style: Style) -> None:
         self._style = style
         self._subject = subject
         self._timer = timer
         self._runtime = runtime
-        self._seed = seed
+        self._seed = options.seed
+        self._limits = limits_of(subject, options)
         self._sites: dict[str, ConvSite] = {site.name: site for site in subject.sites}
         self._timed: list[tuple[Plan, dict[int, float]]] = []
 
@@ -126,7 +130,7 @@ class _Search:
             place += -1 if timed[place] >= goal else 1
         enough = [i for i, speedup in timed.items() if speedup >= goal]
         best = min(enough) if enough else max(timed, key=lambda i: timed[i])
-        return replace(base, id=name, target=target, expected=timed[best], prune=SHARES[best])
+        return replace(base, id=name, target=target, expected=timed[best], prune=SHARES[best], damage=None)
 
     def _time(self, plan: Plan, share: float) -> float:
         subject = self._subject
@@ -135,6 +139,8 @@ class _Search:
         }
         gm = replace_sites(subject.gm, blocks) if blocks else subject.gm
         pruned, _ = prune_channels(gm, subject.example, ratio=share, seed=self._seed)
+        if not self._limits.kept_by(pruned, subject):
+            return 0.0  # not to be had, however fast it is: more has to go
         # What has no shifts may be at its best where the original is.
         lowered = self._style.files if blocks else (self._runtime,)
         return self._timer.speedup_of(pruned, self._runtime, rounds=QUICK_ROUNDS, lowered=lowered)

@@ -85,6 +85,7 @@ def variant_record(
         dominated=dominated,
         precision=precision,
         predicted_speedup=made.planned.expected,
+        predicted_damage=made.planned.damage,
         note=f"healed {made.healing_seconds:.0f} s, {made.healing_steps} steps, "
         f"distillation loss on held-out samples {made.first_loss:.4g} to {made.last_loss:.4g} ({made.kept} weights)",
         pruning=None if made.cut is None else _pruning(made.cut),

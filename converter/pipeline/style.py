@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from torch import Tensor, fx
-
-from aslconvert.converter.cost.runtimes import FILE_RUNNERS, ONNX_RUNTIMES
-from aslconvert.converter.export.onnx import onnx_bytes
-from aslconvert.converter.export.reexport import reexport
+from aslconvert.converter.cost.runtimes import ONNX_RUNTIMES
 from aslconvert.converter.passes.replace_sites import replace_sites
 from aslconvert.converter.pipeline.subject import Subject
 from aslconvert.converter.pipeline.timing import Timer
+from aslconvert.converter.search.alone import FileRunner
 from aslconvert.converter.search.candidates import stand_in
-from aslconvert.converter.search.costs import FileRunner
 
 FUSED = "torch"
 PREFERENCE = 1.05
@@ -45,6 +37,10 @@ class Style:
         """The ONNX runtimes that stand-ins of plans are timed in."""
         return (self.runtime,) if self.in_order else ()
 
+    def runner(self, *, threads: int) -> FileRunner | None:
+        """What single sites are timed with in that ONNX runtime; None: eager torch."""
+        return FileRunner(self.runtime, threads) if self.in_order else None
+
 
 FUSED_STYLE = Style()
 
@@ -63,15 +59,3 @@ def find_style(subject: Subject, timer: Timer, *, seed: int) -> Style:
     fused = min(value.p50_ms for name, value in timed.items() if name not in ONNX_RUNTIMES)
     best = min(files, key=files.__getitem__, default=None)
     return Style(best) if best is not None and files[best] * PREFERENCE < fused else FUSED_STYLE
-
-
-def file_runner(runtime: str, *, threads: int) -> FileRunner:
-    """Runs graphs of standard operators as ``.onnx`` files in one of ``ONNX_RUNTIMES``."""
-
-    def build(gm: fx.GraphModule, x: Tensor) -> Callable[[], Any]:
-        with tempfile.TemporaryDirectory(prefix="aslconvert-") as folder:
-            path = Path(folder) / "site.onnx"
-            path.write_bytes(onnx_bytes(reexport(gm, (x,))))
-            return FILE_RUNNERS[runtime](path, (x,), threads=threads)
-
-    return build

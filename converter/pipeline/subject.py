@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from aslconvert.converter.data.dataset import Dataset
 from aslconvert.converter.data.inputs import InputSpec, model_inputs
 from aslconvert.converter.data.load import load_for_model
+from aslconvert.converter.data.made_up import made_up
 from aslconvert.converter.data.metrics import flatten
 from aslconvert.converter.data.synthetic import NO_DATA, synthetic_dataset
 from aslconvert.converter.errors import NothingToConvert, UsageError
@@ -66,14 +67,12 @@ class Subject:
             digest.update(_bytes_of(tensor))
         return digest.hexdigest()
 
-    def calibration(self, options: ConvertOptions) -> list[tuple[Tensor, ...]]:
-        """Batches of the calibration split."""
+    def calibration(self, options: ConvertOptions, *, pixels: int = CALIBRATION_PIXELS) -> list[tuple[Tensor, ...]]:
+        """Batches of the calibration split, of about ``pixels`` input positions in all."""
         subset = self.data.split("calibrate")
         side = options.heal_crop.size if options.heal_crop else None
-        pixels = (
-            max((x.shape[2:].numel() for x in self.example if x.dim() == 4), default=1) if side is None else side**2
-        )
-        count = max(CALIBRATION_PIXELS // pixels, MIN_CALIBRATION, self.fixed_batch or 1)
+        each = max((x.shape[2:].numel() for x in self.example if x.dim() == 4), default=1) if side is None else side**2
+        count = max(pixels // each, MIN_CALIBRATION, self.fixed_batch or 1)
         samples = draw_samples(subset, count, crop=options.heal_crop, seed=options.seed)
         size = self.fixed_batch or CALIBRATION_BATCH
         starts = range(0, len(samples[0]), size)
@@ -86,15 +85,19 @@ def _bytes_of(tensor: Tensor) -> bytes:
     return tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().tobytes()
 
 
-def open_subject(model: str, *, data: str, options: ConvertOptions) -> Subject:
-    """Load the model and the data, and find the sites.
+def open_subject(
+    model: str, *, data: str | None, options: ConvertOptions, program: ExportedProgram | None = None
+) -> Subject:
+    """Load the model and the data, and find the sites. Without ``data`` samples are made up.
+
+    ``program`` is the model where it is loaded already.
 
     Raises:
         ModelRefused: the model cannot be loaded.
         NothingToConvert: no convolution can be rewritten; the message says why, site by site.
         UsageError: the data does not fit, or the model does not give finite outputs on it.
     """
-    program = open_model(model)
+    program = open_model(model) if program is None else program
     original = graph_module(program)
     prepared = prepare(original)
     gm = fold_batch_norm(prepared)
@@ -105,12 +108,15 @@ def open_subject(model: str, *, data: str, options: ConvertOptions) -> Subject:
     if not sites:
         raise NothingToConvert("nothing_to_convert", _why_not(refused))
     specs = model_inputs(program)
-    if data == NO_DATA:
+    fixed = specs[0].shape[0] if specs else None
+    if data is None:
+        shapes = {node.name: node.meta["shape"] for node in original.graph.nodes if node.op == "placeholder"}
+        dataset = made_up(specs, shapes, each=max(fixed or 1, options.batch or 1), seed=options.seed)
+    elif data == NO_DATA:
         # Folding takes the statistics away.
         dataset = synthetic_dataset(prepared, specs, size=options.size, seed=options.seed)
     else:
         dataset = load_for_model(data, specs, options)
-    fixed = specs[0].shape[0] if specs else None
     _check_crop(specs, options)
     for name, count in dataset.samples_by_split.items():
         if count < (fixed or 1):

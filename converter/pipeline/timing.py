@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from aslconvert.converter.cost.latency import Latency, measure
+from aslconvert.converter.cost.pinning import pinned
 from aslconvert.converter.cost.runtimes import (
     FILE_RUNNERS,
     ONNX_RUNTIMES,
@@ -52,6 +53,8 @@ class Timer:
         self._seed = seed
         self._runners: dict[tuple[str, str], Callable[[], Any]] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="aslconvert-")
+        self.pinned = False
+        """Whether the last measurement was of a process that stays on as many cores as it has threads."""
         self.unavailable: dict[str, str] = {k: v for k, v in available_runtimes().items() if v is not None}
 
     def close(self) -> None:
@@ -59,13 +62,14 @@ class Timer:
         self._runners.clear()
         self._folder.cleanup()
 
-    def add_original(self, gm: fx.GraphModule) -> None:
-        """The original in every runtime that works here; compiled in the layout that suits it."""
+    def add_original(self, gm: fx.GraphModule, *, compiled: bool = True) -> None:
+        """The original in every runtime that works here; ``compiled`` too, in the layout that suits it."""
         self._runners[ORIGINAL, "torch"] = torch_runner(gm, self._example)
         self._try(ORIGINAL, "torch_channels_last", lambda: torch_runner(gm, self._example, channels_last=True))
-        with torch_threads(self._threads):
-            packed = faster_in_channels_last(gm, self._example)
-        self._try(ORIGINAL, "compile", lambda: compile_runner(copy_graph(gm), self._example, channels_last=packed))
+        if compiled:
+            with torch_threads(self._threads):
+                packed = faster_in_channels_last(gm, self._example)
+            self._try(ORIGINAL, "compile", lambda: compile_runner(copy_graph(gm), self._example, channels_last=packed))
         self._add_onnx(ORIGINAL, lambda: gm)
 
     def add_variant(self, name: str, gm: fx.GraphModule) -> None:
@@ -140,7 +144,7 @@ class Timer:
         return best, timed[best].p50_ms
 
     def _measure(self, runners: Mapping[str, Callable[[], Any]], *, rounds: int) -> dict[str, Latency]:
-        with torch_threads(self._threads):
+        with torch_threads(self._threads), pinned(self._threads) as self.pinned:
             return measure(runners, rounds=rounds, seed=self._seed)
 
     def _add_onnx(self, name: str, build: Callable[[], fx.GraphModule]) -> None:
@@ -179,6 +183,8 @@ def scored_form(gm: fx.GraphModule, latency: Mapping[str, Latency]) -> tuple[Pre
 def latency_values(table: Mapping[str, Latency]) -> dict[str, LatencyValue]:
     """The report's form of a measurement."""
     return {
-        runtime: LatencyValue(p50_ms=value.p50_ms, p95_ms=value.p95_ms, ci=(value.ci_low, value.ci_high))
+        runtime: LatencyValue(
+            p50_ms=value.p50_ms, p95_ms=value.p95_ms, ci=(value.ci_low, value.ci_high), drift=value.drift
+        )
         for runtime, value in table.items()
     }

@@ -15,6 +15,7 @@ from aslconvert.converter.report.charts import (
     runtimes_svg,
     shifts_svg,
 )
+from aslconvert.converter.report.prediction import prediction_of
 from aslconvert.converter.report.schema import LatencyValue, MetricValue, Report, Variant
 
 _HERE = Path(__file__).parent
@@ -44,6 +45,7 @@ def render_html(report: Report) -> str:
         loss_paired=any(variant.loss is not None for variant in report.variants),
         metric_title=_metric_title(report.original.metric),
         variants=_variant_rows(report),
+        prediction=prediction_of(report).sentence,
         latencies=_latency_rows(report),
         device=_device(report),
         run=_run(report),
@@ -91,9 +93,9 @@ def _variant_rows(report: Report) -> list[dict[str, str]]:
     rows = [
         {
             "id": "original", "kind": "", "note": "", **_metric_cells(original.metric), "loss": _NONE, "loss_ci": "",
-            "agreement": _NONE, "same_class": "", "speedup": "1.00x", "latency": _milliseconds(best.p50_ms),
-            "runtime": original.fastest_runtime, "params": _count(original.params), "macs": _count(original.macs),
-            "sites": _NONE,
+            "agreement": _NONE, "same_class": "", "speedup": "1.00x", "speedup_ci": "",
+            "latency": _milliseconds(best.p50_ms), "runtime": original.fastest_runtime,
+            "params": _count(original.params), "macs": _count(original.macs), "sites": _NONE,
         }
     ]  # fmt: skip
     rows += [_variant_row(report, v) for v in sorted(report.variants, key=lambda v: v.best_speedup)]
@@ -102,6 +104,7 @@ def _variant_rows(report: Report) -> list[dict[str, str]]:
 
 def _variant_row(report: Report, variant: Variant) -> dict[str, str]:
     same = variant.agreement.top1
+    interval = variant.speedup_ci.get(variant.fastest_runtime)
     shifted = sum(choice.action == "asl" for choice in variant.plan.values())
     return {
         "id": variant.id,
@@ -113,6 +116,7 @@ def _variant_row(report: Report, variant: Variant) -> dict[str, str]:
         "agreement": f"{variant.agreement.relative_l2:.3g}",
         "same_class": "" if same is None else f"{same:.1%} same class",
         "speedup": f"{variant.best_speedup:.2f}x",
+        "speedup_ci": "" if interval is None else _interval(interval),
         "latency": _milliseconds(variant.latency[variant.fastest_runtime].p50_ms),
         "runtime": variant.fastest_runtime,
         "params": _count(variant.params),
@@ -125,7 +129,7 @@ def _notes(variant: Variant) -> tuple[str, ...]:
     error = variant.prediction_error
     predicted = "" if error is None else f"predicted {variant.predicted_speedup:.2f}x, {abs(error):.0%} off"
     rounded = "scored in 16-bit integers" if variant.precision == "int16" else ""
-    return variant.note, predicted, rounded, _cut(variant), "dominated" if variant.dominated else ""
+    return variant.note, predicted, rounded, _cut(variant), *variant.doubts
 
 
 def _cut(variant: Variant) -> str:

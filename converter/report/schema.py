@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from aslconvert.converter.cost.device import DeviceProfile
+from aslconvert.converter.cost.spread import NO_DIFFERENCE, Verdict, verdict
 from aslconvert.converter.errors import UsageError
 
 SCHEMA_VERSION = 1
@@ -83,11 +84,17 @@ class Agreement(_Record):
 
 
 class LatencyValue(_Record):
-    """Milliseconds a call: median, 95th percentile, 95 % bootstrap interval of the median."""
+    """Milliseconds a call: median, 95th percentile, 95 % bootstrap interval of the median.
+
+    ``drift`` is against everything timed in the same rounds: the ratios of a model that drifted hold for no one moment.
+    """
 
     p50_ms: Milliseconds
     p95_ms: Milliseconds
     ci: Interval
+    drift: float | None = Field(
+        default=None, description="change between the halves of the rounds, as a share, where the spread supports one"
+    )
 
 
 class Original(_Record):
@@ -189,13 +196,20 @@ class Variant(_Record):
     agreement: Agreement
     latency: dict[Runtime, LatencyValue]
     speedup: dict[Runtime, float]
+    speedup_ci: dict[Runtime, Interval] = Field(default={}, description="95 %, over rounds in which both were timed")
     params: Count
     macs: Count
     bytes: Count
     dominated: bool
+    dominated_in_speed: bool | None = Field(
+        default=None, description="of a dominated variant: whether one that dominates it is faster beyond the spread"
+    )
     precision: Precision = "float32"
     predicted_speedup: float | None = Field(
         default=None, gt=0, description="of a stand-in with the same rows, timed before anything was fitted"
+    )
+    predicted_damage: float | None = Field(
+        default=None, ge=0, description="relative squared error of the outputs before healing, summed over the sites"
     )
     note: str = ""
     pruning: Pruning | None = None
@@ -209,6 +223,25 @@ class Variant(_Record):
     def best_speedup(self) -> float:
         """The speed-up in this variant's fastest runtime."""
         return self.speedup[self.fastest_runtime]
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Against the original, each in its fastest runtime; None in reports that know no interval."""
+        interval = self.speedup_ci.get(self.fastest_runtime)
+        return None if interval is None else verdict(*interval)
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What the spread of the samples does not support, and that it is dominated, in words."""
+        drift = self.latency[self.fastest_runtime].drift
+        told = []
+        if self.verdict == "same":
+            told.append(f"against the original {NO_DIFFERENCE}")
+        if drift is not None:
+            told.append(f"drifted by {drift:+.0%} while it was measured")
+        if self.dominated:
+            told.append(f"dominated{f', in speed with {NO_DIFFERENCE}' if self.dominated_in_speed is False else ''}")
+        return tuple(told)
 
     @property
     def prediction_error(self) -> float | None:
@@ -259,6 +292,9 @@ class Report(_Record):
     )
     artifacts_left_out: dict[str, str] = Field(default={}, description="reason by kind, of those asked for")
     runtimes_unavailable: dict[Runtime, str] = Field(default={}, description="reason by runtime")
+    pinned: bool = Field(default=False, description="whether the timed process kept to as many cores as threads")
+    costs_cached: Count = Field(default=0, description="sites whose latencies are from an earlier run on this device")
+    measurement_notes: tuple[str, ...] = Field(default=(), description="what to know about the latencies, for people")
     timings: dict[str, float] = Field(description="seconds by stage")
 
     @model_validator(mode="after")

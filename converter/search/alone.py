@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
 import torch
 from torch import Tensor, fx, nn
 
 import aslconvert.kernels  # noqa: F401  registers torch.ops.asl
+from aslconvert.converter.cost.runtimes import FILE_RUNNERS, Runner
+from aslconvert.converter.export.onnx import onnx_bytes
+from aslconvert.converter.export.reexport import reexport
 from aslconvert.converter.ir.graph import CONV_BY_AXES, aten
 from aslconvert.converter.ir.site import ConvSite
 from aslconvert.converter.passes.parameters import put_buffer, put_parameter
 from aslconvert.converter.passes.replace_sites import join
 from aslconvert.converter.search.candidates import stand_in
+
+
+@dataclass(frozen=True)
+class FileRunner:
+    """Runs graphs of standard operators as ``.onnx`` files in one of the ONNX runtimes."""
+
+    runtime: str
+    threads: int
+
+    def __call__(self, gm: fx.GraphModule, x: Tensor) -> Runner:
+        """Raises InfrastructureError where the runtime is missing or refuses the file."""
+        with tempfile.TemporaryDirectory(prefix="aslconvert-") as folder:
+            path = Path(folder) / "site.onnx"
+            path.write_bytes(onnx_bytes(reexport(gm, (x,))))
+            return FILE_RUNNERS[self.runtime](path, (x,), threads=self.threads)
 
 
 def kept_alone(site: ConvSite, *, relu: bool) -> fx.GraphModule:

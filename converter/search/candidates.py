@@ -27,11 +27,13 @@ ROW_STEP = 16
 
 @dataclass(frozen=True)
 class Candidate:
-    """``rows`` is None for the kept convolution, C * T for the exact form."""
+    """``rows`` is None for the kept convolution, C * T for the exact form; ``bytes`` and ``macs`` as of ``Size``."""
 
     rows: int | None
     latency_ms: float
     damage: float
+    bytes: float = 0.0
+    macs: float = 0.0
 
 
 def row_grid(site: ConvSite, *, probed: bool = False, in_order: bool = False) -> list[int]:

@@ -30,14 +30,16 @@ def site_damage(
     batches: Sequence[tuple[Tensor, ...]],
     *,
     importance: Mapping[str, Tensor] | None = None,
-    limit_bytes: int = DEFAULT_LIMIT_BYTES,
+    probed_share: float = math.inf,
     in_order: bool = False,
+    limit_bytes: int = DEFAULT_LIMIT_BYTES,
     on_site: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Damage]:
     """Fit each site alone on the original's activations and measure the output's error on the first batch.
 
     One pursuit serves all row counts of a site, as its prefixes are the smaller answers; where channels are read
-    ``in_order``, each count has its own. Row counts between the probed ones are interpolated in log damage.
+    ``in_order``, each count has its own. Row counts between the probed ones are interpolated in log damage. Those of
+    more than ``probed_share`` times the channels are not probed: the pursuit of the last rows takes most of the time.
     """
     tail = _Tail(gm, batches[0])
     probed: dict[str, Damage] = {}
@@ -45,7 +47,8 @@ def site_damage(
 
     def visitor(site: ConvSite) -> Callable[[fx.Node], None]:
         def visit(node: fx.Node) -> None:
-            grid = row_grid(site, probed=True, in_order=in_order)
+            whole = row_grid(site, probed=True, in_order=in_order)
+            grid = [rows for rows in whole[:-1] if rows <= max(probed_share * site.in_channels, whole[0])] + whole[-1:]
             statistics = site_statistics(site)
             collect(statistics, site, walk.pairs(node))
             dictionary = build_dictionary(site.gather)
@@ -54,16 +57,9 @@ def site_damage(
             found: Damage = {grid[-1]: 0.0}
             order = None
             for rows in grid[:-1]:
-                if in_order:
-                    order = order_rows(
-                        statistics,
-                        dictionary,
-                        rows=rows,
-                        weighting=weighting,
-                        per_channel=rows_a_channel(site, rows),
-                    )
-                elif order is None:
-                    order = order_rows(statistics, dictionary, rows=most, weighting=weighting)
+                if in_order or order is None:
+                    count, each = (rows, rows_a_channel(site, rows)) if in_order else (most, None)
+                    order = order_rows(statistics, dictionary, rows=count, weighting=weighting, per_channel=each)
                 block, _ = solve_rows(statistics, dictionary, order, rows=rows)
                 found[rows] = tail.error(site, node, block)
             probed[site.name] = found

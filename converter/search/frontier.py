@@ -17,15 +17,18 @@ class Point:
 
 def dominated(points: Sequence[Point]) -> set[str]:
     """Ids of points that another is at least as good as in both figures and better in one."""
-    worse = set()
-    for point in points:
-        for other in points:
-            as_good = other.speedup >= point.speedup and other.loss <= point.loss
-            better = other.speedup > point.speedup or other.loss < point.loss
-            if as_good and better:
-                worse.add(point.id)
-                break
-    return worse
+    return {point.id for point in points if dominators(point, points)}
+
+
+def dominators(point: Point, points: Sequence[Point]) -> list[Point]:
+    """Those of ``points`` that are at least as good as ``point`` in both figures and better in one."""
+    return [
+        other
+        for other in points
+        if other.speedup >= point.speedup
+        and other.loss <= point.loss
+        and (other.speedup > point.speedup or other.loss < point.loss)
+    ]
 
 
 def choose(points: Sequence[Point], *, min_speedup: float | None, max_drop: float | None) -> tuple[str, bool]:

@@ -57,7 +57,7 @@ def test_the_file_has_the_keys_of_the_contract(report: Report) -> None:
         "dominated",
     } <= set(variant)
     assert {"name", "value", "ci"} <= set(variant["metric"])
-    assert {"p50_ms", "p95_ms", "ci"} == set(variant["latency"]["torch"])
+    assert {"p50_ms", "p95_ms", "ci", "drift"} == set(variant["latency"]["torch"])
     assert {"path", "sha256", "kind", "max_abs_diff", "reloaded"} <= set(written["artifacts"][0])
 
 

@@ -13,7 +13,8 @@ from aslconvert.converter.ir.site import ConvSite, Geometry
 from aslconvert.converter.search.candidates import Candidate, row_grid, stand_in
 from aslconvert.converter.search.costs import linear_cost
 from aslconvert.converter.search.frontier import Point, choose, dominated
-from aslconvert.converter.search.plan import candidates_of, fastest_ms, plan_of, solve_plan
+from aslconvert.converter.search.plan import candidates_of, plan_of, solve_fastest, solve_plan
+from aslconvert.converter.search.sizes import Size
 
 GEOMETRY = Geometry((3, 3), (1, 1), (1, 1), (1, 1), (1, 1))
 SITE = ConvSite(
@@ -58,9 +59,49 @@ def test_the_plan_is_the_one_that_brute_force_finds(table: dict[str, list[Candid
     assert sum(c.damage for c in found.values()) == pytest.approx(least, abs=1e-3)
 
 
+LIMITED = st.lists(
+    st.lists(st.tuples(FIGURE, FIGURE, FIGURE, FIGURE), min_size=1, max_size=4), min_size=1, max_size=4
+).map(
+    lambda rows: {
+        str(i): [
+            Candidate(rows=k, latency_ms=ms, damage=harm, bytes=size, macs=work)
+            for k, (ms, harm, size, work) in enumerate(row)
+        ]
+        for i, row in enumerate(rows)
+    }
+)
+BOUND = st.integers(0, 100).map(lambda n: n / 8 + 1 / 16)
+
+
+@settings(max_examples=25, deadline=None)
+@given(table=LIMITED, budget=BOUND, size=BOUND, work=BOUND)
+def test_plans_keep_the_limits_and_the_dual_is_what_brute_force_finds(
+    table: dict[str, list[Candidate]], budget: float, size: float, work: float
+) -> None:
+    every = [
+        plan
+        for plan in itertools.product(*table.values())
+        if sum(c.bytes for c in plan) <= size and sum(c.macs for c in plan) <= work
+    ]
+    for found, within, aim in (
+        (solve_plan(table, budget, limits=Size(size, work)), "latency_ms", "damage"),
+        (solve_fastest(table, damage=budget, limits=Size(size, work)), "damage", "latency_ms"),
+    ):
+        fitting = [plan for plan in every if sum(getattr(c, within) for c in plan) <= budget]
+        assert (found is None) == (not fitting)
+        if found is not None:
+            assert sum(c.bytes for c in found.values()) <= size + 1e-4
+            assert sum(c.macs for c in found.values()) <= work + 1e-4
+            assert sum(getattr(c, within) for c in found.values()) <= budget + 1e-4
+            least = min(sum(getattr(c, aim) for c in plan) for plan in fitting)
+            assert sum(getattr(c, aim) for c in found.values()) == pytest.approx(least, abs=1e-3)
+
+
 def test_nothing_fits_below_the_fastest_plan() -> None:
     table = {"a": [Candidate(None, 2.0, 0.0), Candidate(16, 1.0, 0.5)], "b": [Candidate(None, 1.0, 0.0)]}
-    assert fastest_ms(table) == 2.0
+    fastest = solve_fastest(table)
+    assert fastest is not None
+    assert sum(c.latency_ms for c in fastest.values()) == 2.0
     assert solve_plan(table, 1.99) is None
     at_last = solve_plan(table, 2.0)
     assert at_last is not None
