@@ -110,7 +110,8 @@ def _scales(graph: OnnxGraph, link: _Link, ranges: Scales) -> Scales:
             needs = np.maximum(needs, share.max(axis=(0, *range(2, weight.ndim))))
         logs = SHARE * logs - (1 - SHARE) * np.log(needs)
     logs = np.where(alive, logs - logs[alive].mean(), 0.0)
-    return np.exp(np.clip(logs, -np.log(MOST), np.log(MOST)))
+    scales: Scales = np.exp(np.clip(logs, -np.log(MOST), np.log(MOST)))
+    return scales
 
 
 def _divide_rows(graph: OnnxGraph, node: onnx.NodeProto, scales: Scales) -> None:

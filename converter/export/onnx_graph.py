@@ -78,6 +78,19 @@ def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     return next((onnx.helper.get_attribute_value(item) for item in node.attribute if item.name == name), default)
 
 
+def fixed_sizes(data: bytes, shapes: Sequence[Sequence[int]]) -> bytes:
+    """The ONNX file ``data`` for inputs of ``shapes`` alone, in the order of its inputs."""
+    model = onnx.load_from_string(data)
+    for given, shape in zip(model.graph.input, shapes, strict=False):
+        for dim, size in zip(given.type.tensor_type.shape.dim, shape, strict=True):
+            dim.dim_value = size
+    # Inner sizes follow from these, and would contradict them by their names.
+    del model.graph.value_info[:]
+    for result in model.graph.output:
+        result.type.tensor_type.ClearField("shape")
+    return bytes(model.SerializeToString(deterministic=True))
+
+
 def enough(batches: Sequence[tuple[Any, ...]]) -> int:
     """How many samples of ``batches`` (flat inputs) tell a mean: as many as make ``POSITIONS``, within bounds."""
     sizes = [value.shape[2:].numel() for value in batches[0] if isinstance(value, Tensor)]
@@ -90,8 +103,17 @@ def watch(
     """The inner tensors ``names`` on as many of ``batches`` (flat inputs) as are enough."""
     open_model = onnx.ModelProto()
     open_model.CopyFrom(model)
-    del open_model.graph.output[:]
-    open_model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
+    graph = open_model.graph
+    del graph.output[:]
+    # Only what leads there is run.
+    needed, nodes = set(names), []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(reversed(nodes))
+    graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
     session = open_session(open_model.SerializeToString())
     for given in feeds(session, batches, samples=enough(batches)):
         yield dict(zip(names, session.run(list(names), given), strict=True))
