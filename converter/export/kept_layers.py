@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import onnx
 from onnx import numpy_helper
 
 from aslconvert.converter.export.int8 import feeds, open_session
@@ -19,6 +20,9 @@ LAYERS = 24
 
 LEAST_SHARE = 0.1
 """Of the squared error that a layer must take off to be named."""
+
+ACTIVATIONS = ("Relu", "Clip")
+"""What the quantiser leaves out, since the bounds of the numbers behind it do the same."""
 
 MOST = 3
 """Layers named."""
@@ -48,6 +52,14 @@ def costly_layers(
     return tuple(sorted(named, key=lambda name: -gains[name])[:MOST])
 
 
+def with_activations(exact: bytes, kept: Sequence[str]) -> tuple[str, ...]:
+    """``kept`` with the activations that follow: else their inputs would be rounded, with a range that is cut off."""
+    graph = OnnxGraph(exact)
+    layers = [node for node in graph.nodes if node.name in kept]
+    after = [other for node in layers for other in graph.consumers[node.output[0]] if other.op_type in ACTIVATIONS]
+    return (*kept, *(node.name for node in after))
+
+
 def _freed(graph: OnnxGraph, weights: OnnxGraph, name: str) -> bytes | None:
     """The quantised file with one layer in float; None where the layer is not quantised."""
     node = next((node for node in graph.linear() if node.name == name), None)
@@ -64,7 +76,7 @@ def _freed(graph: OnnxGraph, weights: OnnxGraph, name: str) -> bytes | None:
             node.input[place] = value.name
             changed = True
         elif (source := _before_rounding(graph, given)) is not None:
-            node.input[place] = source
+            node.input[place] = _activated(graph, weights.producer.get(exact.input[place]), source, node)
             changed = True
     for output in graph.outputs:
         source = _before_rounding(graph, output)
@@ -75,6 +87,23 @@ def _freed(graph: OnnxGraph, weights: OnnxGraph, name: str) -> bytes | None:
             del whole.attribute[:]
             whole.input[0] = source
     return graph.to_bytes() if changed else None
+
+
+def _activated(graph: OnnxGraph, activation: onnx.NodeProto | None, source: str, node: onnx.NodeProto) -> str:
+    """``source`` after the activation that the quantiser left to the bounds of 8 bits, where it did."""
+    if activation is None or activation.op_type not in ACTIVATIONS or _has(graph, activation.name):
+        return source
+    again = onnx.NodeProto()
+    again.CopyFrom(activation)
+    again.name = again.output[0] = f"{node.name}.activated"
+    again.input[0] = source
+    place = next(index for index, other in enumerate(graph.model.graph.node) if other.name == node.name)
+    graph.model.graph.node.insert(place, again)
+    return again.output[0]
+
+
+def _has(graph: OnnxGraph, name: str) -> bool:
+    return any(node.name == name for node in graph.nodes)
 
 
 def _before_rounding(graph: OnnxGraph, name: str) -> str | None:

@@ -13,7 +13,7 @@ from aslconvert.converter.errors import InternalError
 from aslconvert.converter.export.bias import corrected
 from aslconvert.converter.export.equalise import equalised
 from aslconvert.converter.export.int8 import feeds, int8_bytes, open_session
-from aslconvert.converter.export.kept_layers import costly_layers
+from aslconvert.converter.export.kept_layers import costly_layers, with_activations
 from aslconvert.converter.export.onnx_graph import Array
 
 LEAST_GAIN = 0.02
@@ -78,7 +78,8 @@ def quantise(model: bytes, batches: Batches, recipe: Recipe) -> bytes:
         InternalError: ``int8_failed``.
     """
     source = equalised(model, batches) if recipe.equalised else model
-    data = int8_bytes(source, batches, kept=recipe.kept, seven_bits=recipe.seven_bits)
+    kept = with_activations(source, recipe.kept) if recipe.kept else ()
+    data = int8_bytes(source, batches, kept=kept, seven_bits=recipe.seven_bits)
     return corrected(source, data, batches) if recipe.corrected else data
 
 

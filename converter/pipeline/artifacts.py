@@ -45,8 +45,8 @@ def prove(
     """Write the artifacts of ``best`` into ``out`` and reload each; also which could not be made, and why.
 
     ``packed`` chooses the fast form in channels_last. ``int8`` is the file in 8 bits, where there is one already, and
-    ``int8_score`` its score in the runtime that it is fastest in. The forms in 8 and 16 bits are other functions than the
-    variant: they are scored by ``judge`` like variants of their own.
+    ``int8_score`` its score in the runtime that it is fastest in. The forms in 8 and 16 bits are other functions than
+    the variant: they are scored by ``judge`` like variants of their own.
     Raises VerificationFailed for an artifact that does not reproduce the variant.
     """
     done = "replace_sites" if best.cut is None else "replace_and_prune"
