@@ -139,6 +139,8 @@ def show_report(report: Report, console: Console, *, folder: Path | None) -> Non
         cut = variant.pruning
         if cut is not None:
             console.print(f"  {variant.id}: {cut.summary}", markup=False)
+        if variant.quantisation is not None:
+            console.print(f"  {variant.id}: {variant.quantisation.summary}", markup=False)
     for name, reason in report.variants_left_out.items():
         console.print(f"  [bold red]left out: {escape(name)}.[/] {escape(reason)}")
     if folder is not None:

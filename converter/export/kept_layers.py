@@ -99,7 +99,7 @@ def _activated(graph: OnnxGraph, activation: onnx.NodeProto | None, source: str,
     again.input[0] = source
     place = next(index for index, other in enumerate(graph.model.graph.node) if other.name == node.name)
     graph.model.graph.node.insert(place, again)
-    return again.output[0]
+    return str(again.output[0])
 
 
 def _has(graph: OnnxGraph, name: str) -> bool:

@@ -78,6 +78,11 @@ def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     return next((onnx.helper.get_attribute_value(item) for item in node.attribute if item.name == name), default)
 
 
+def stored_bytes(data: bytes) -> int:
+    """Bytes of everything that the ONNX file ``data`` stores: weights, biases and scales."""
+    return sum(numpy_helper.to_array(item).nbytes for item in onnx.load_from_string(data).graph.initializer)
+
+
 def fixed_sizes(data: bytes, shapes: Sequence[Sequence[int]]) -> bytes:
     """The ONNX file ``data`` for inputs of ``shapes`` alone, in the order of its inputs."""
     model = onnx.load_from_string(data)

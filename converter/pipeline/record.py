@@ -12,6 +12,7 @@ from torch import fx
 from aslconvert.converter.cost.counts import count
 from aslconvert.converter.cost.device import DeviceProfile
 from aslconvert.converter.cost.latency import Latency
+from aslconvert.converter.export.onnx_graph import stored_bytes
 from aslconvert.converter.ir.graph import attribute, notes_of
 from aslconvert.converter.ir.site import ConvSite
 from aslconvert.converter.passes.replace_sites import SITE
@@ -114,7 +115,7 @@ def quantised_record(
     return of.model_copy(
         update={
             "id": item.id,
-            "bytes": len(item.data),
+            "bytes": stored_bytes(item.data),
             "predicted_speedup": None,
             "note": of.note if item.made.healing_steps else "",
             "quantisation": quantisation,

@@ -200,7 +200,7 @@ class Variant(_Record):
     """A model built from a plan, healed and measured. Rows in ``plan`` are those that are left after pruning.
 
     ``speedup`` is, for each runtime, the original's median in ITS fastest runtime over this variant's median. Metric,
-    loss and agreement are those of the form that runs fastest: in ``precision``. In 8 bits ``bytes`` are the file's.
+    loss and agreement are those of the form that runs fastest: in ``precision``.
     """
 
     id: str
