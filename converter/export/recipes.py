@@ -117,9 +117,11 @@ def find_recipe(model: bytes, batches: Batches, judged: Batches, *, vnni: bool, 
         _in_time(best.recipe, until)
         source = equalised(model, batches) if best.recipe.equalised else model
         kept = costly_layers(source, best.data, judged, exact)
-        if kept:
-            trial = tried(_in_time(replace(best.recipe, kept=kept), until))
-            mixed = trial if trial.error < (1 - LEAST_GAIN_KEPT) * best.error else None
+        # Layer by layer: what the next one in float gains may depend on its neighbour.
+        for count in range(1, len(kept) + 1):
+            trial = tried(_in_time(replace(best.recipe, kept=kept[:count]), until))
+            if trial.error < (1 - LEAST_GAIN_KEPT) * best.error and (mixed is None or trial.error < mixed.error):
+                mixed = trial
     except InternalError as error:
         left_out["layers in float"] = error.message
     return Found(plain, best, mixed, left_out)

@@ -90,8 +90,9 @@ def _variant_rows(report: Report) -> list[dict[str, str]]:
     best = original.latency[original.fastest_runtime]
     rows = [
         {
-            "id": "original", "kind": "", "note": "", "bits": "", **_metric_cells(original.metric), "loss": _NONE, "loss_ci": "",
-            "agreement": _NONE, "same_class": "", "speedup": "1.00x", "latency": _milliseconds(best.p50_ms),
+            "id": "original", "kind": "", "note": "", "bits": "", **_metric_cells(original.metric), "loss": _NONE,
+            "loss_ci": "", "agreement": _NONE, "same_class": "", "speedup": "1.00x",
+            "latency": _milliseconds(best.p50_ms),
             "runtime": original.fastest_runtime, "params": _count(original.params), "macs": _count(original.macs),
             "sites": _NONE,
         }
