@@ -141,6 +141,8 @@ def show_report(report: Report, console: Console, *, folder: Path | None) -> Non
         cut = variant.pruning
         if cut is not None:
             console.print(f"  {variant.id}: {cut.summary}", markup=False)
+        if variant.quantisation is not None:
+            console.print(f"  {variant.id}: {variant.quantisation.summary}", markup=False)
     for variant in report.variants:
         if variant.doubts and variant.doubts != ("dominated",):
             console.print(f"  {variant.id}: {', '.join(variant.doubts)}", markup=False)

@@ -23,8 +23,8 @@ ARTIFACTS = ("portable", "fast", "int16", "trainable", "onnx", "int8", "weights"
 DEFAULT_ARTIFACTS = ("portable", "fast", "int16", "trainable", "onnx", "weights", "code")
 """Without the two that take long or lose accuracy."""
 
-PRUNE = "prune"
-ALLOWABLE = (PRUNE,)
+PRUNE, INT8 = "prune", "int8"
+ALLOWABLE = (PRUNE, INT8)
 """What else than shifts may go into variants, where it is allowed by name."""
 
 Channels = Literal["rgb", "bgr", "gray"]
@@ -105,7 +105,8 @@ class ConvertOptions:
     cache: bool = True
     """Take latencies of sites from earlier runs on this device, where a look at a few of them finds them unchanged."""
     allow: tuple[str, ...] = ()
-    """Further kinds of variants, of ``ALLOWABLE``: "prune" adds pruned ones, the original merely pruned among them."""
+    """Further kinds of variants, of ``ALLOWABLE``: "prune" adds pruned ones, the original merely pruned among them;
+    "int8" the original and every variant in 8 bits."""
 
     @property
     def written(self) -> tuple[str, ...]:
@@ -238,7 +239,7 @@ def parse_artifacts(text: str) -> tuple[str, ...]:
 
 
 def parse_allow(text: str) -> tuple[str, ...]:
-    """The names of ``prune``, joined by commas.
+    """The names of ``int8,prune``, joined by commas.
 
     Raises:
         UsageError: one of them is not known, or there is none.

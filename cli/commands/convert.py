@@ -60,7 +60,8 @@ def convert(
         typer.Option(
             "--allow",
             metavar="NAME,..",
-            help="Further variants: prune (channels cut from converted ones and from the original).",
+            help="Further variants: prune (channels cut from converted ones and from the original), int8 (the "
+            "original and every variant in 8 bits).",
             show_default=False,
         ),
     ] = None,

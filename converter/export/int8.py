@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
 from torch import Tensor
 
 from aslconvert.converter.errors import InternalError
@@ -22,12 +27,24 @@ SAMPLES = 256
 NUMPY = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
-def int8_bytes(model: bytes, batches: Sequence[tuple[Any, ...]]) -> bytes:
+def int8_bytes(
+    model: bytes,
+    batches: Sequence[tuple[Any, ...]],
+    *,
+    kept: Sequence[str] = (),
+    seven_bits: bool = False,
+) -> bytes:
     """The quantised form of the ONNX file ``model``; ``batches`` are flat inputs of calibration.
 
     Weights and activations become int8 in QDQ form (quantise and dequantise nodes around float operators), which ONNX
     Runtime and OpenVINO both turn into integer kernels. The same model and batches give the same bytes.
-    Raises InternalError("int8_failed").
+
+    Args:
+        kept: names of nodes that stay in float.
+        seven_bits: weights of 7 bits, for processors whose 8-bit products saturate (those without VNNI).
+
+    Raises:
+        InternalError: ``int8_failed``.
     """
     session = open_session(model)
     reader = _Reader(session, batches)
@@ -44,6 +61,8 @@ def int8_bytes(model: bytes, batches: Sequence[tuple[Any, ...]]) -> bytes:
                     per_channel=True,
                     activation_type=QuantType.QInt8,
                     weight_type=QuantType.QInt8,
+                    nodes_to_exclude=list(kept),
+                    reduce_range=seven_bits,
                 )
             return target.read_bytes()
         # The quantiser fails in its own many ways; each means that this network has no 8-bit form.
@@ -76,20 +95,23 @@ def _array(value: Tensor, kind: str) -> Any:
     return value.numpy() if wanted is None else value.double().numpy().astype(wanted)
 
 
+def feeds(
+    session: onnxruntime.InferenceSession, batches: Sequence[tuple[Any, ...]], *, samples: int = SAMPLES
+) -> Iterator[dict[str, Any]]:
+    """What to run ``session`` with for each of ``batches`` (flat inputs), until they make ``samples``."""
+    names = [item.name for item in session.get_inputs()]
+    seen = 0
+    for batch in batches:
+        tensors = [value for value in batch if isinstance(value, Tensor)]
+        if seen >= samples:
+            return
+        seen += len(tensors[0])
+        yield feed(session, tensors, names)
+
+
 class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime is not annotated
     def __init__(self, session: onnxruntime.InferenceSession, batches: Sequence[tuple[Any, ...]]) -> None:
-        self._feeds: Iterator[dict[str, Any]] = iter(self._read(session, batches))
-
-    @staticmethod
-    def _read(session: onnxruntime.InferenceSession, batches: Sequence[tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
-        names = [item.name for item in session.get_inputs()]
-        seen = 0
-        for batch in batches:
-            tensors = [value for value in batch if isinstance(value, Tensor)]
-            if seen >= SAMPLES:
-                return
-            seen += len(tensors[0])
-            yield feed(session, tensors, names)
+        self._feeds = feeds(session, batches)
 
     def get_next(self) -> dict[str, Any] | None:
         """The next batch by input name, None after the last."""

@@ -66,6 +66,7 @@ def write_artifacts(
     calibration: Sequence[tuple[Any, ...]] = (),
     stages: Stages | None = None,
     packed: bool = False,
+    int8: bytes | None = None,
 ) -> list[dict[str, Any]]:
     """Write the variant ``gm`` (as ``replace_sites`` gives it, healed or not) of ``original`` into ``folder``.
 
@@ -75,6 +76,7 @@ def write_artifacts(
         calibration: batches of flat inputs that the int8 form is calibrated on; by default the checked ones.
         stages: runs the passes, checks them and keeps what they did.
         packed: whether the fast form is the one in channels_last.
+        int8: the quantised form, where it was made before; by default it is quantised plainly.
 
     Returns:
         [{path, kind, sha256, bytes, notes}] without judging them: ``verify.verify_dir`` does that.
@@ -85,7 +87,7 @@ def write_artifacts(
             left out with its reason under ``left_out`` in the manifest.
     """
     made = _Made(
-        gm, original, inputs, calibration, stages or Stages(original, inputs=inputs), PACKED if packed else FAST
+        gm, original, inputs, calibration, stages or Stages(original, inputs=inputs), PACKED if packed else FAST, int8
     )
     files: dict[str, bytes] = {}
     left_out: dict[str, str] = {}
@@ -133,9 +135,11 @@ class _Made:
         calibration: Sequence[tuple[Any, ...]],
         stages: Stages,
         fast: tuple[str, ...],
+        int8: bytes | None = None,
     ) -> None:
         self._gm = gm
         self._fast = fast
+        self._int8 = int8
         self._stages = stages
         self._calibration = calibration
         self._folded = stages.run(FOLDED, gm)
@@ -193,8 +197,10 @@ class _Made:
         return self._onnx
 
     def _as_int8(self) -> bytes:
-        batches = [tuple(pytree.tree_leaves(batch)) for batch in self._calibration]
-        data = int8_bytes(self._as_onnx(), batches or [case.inputs for case in self.cases])
+        data = self._int8
+        if data is None:
+            batches = [tuple(pytree.tree_leaves(batch)) for batch in self._calibration]
+            data = int8_bytes(self._as_onnx(), batches or [case.inputs for case in self.cases])
         session = open_session(data)
         self._lost["int8"] = self._distance(lambda inputs: run_onnx(session, inputs, self._names))
         return data

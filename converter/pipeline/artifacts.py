@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from aslconvert.converter.export.atomic import write_files
 from aslconvert.converter.export.int8 import open_session, run_onnx
 from aslconvert.converter.export.verify import SUMS, verify_dir
 from aslconvert.converter.export.write import CHECK, MANIFEST, left_out, write_artifacts
-from aslconvert.converter.options import ConvertOptions
+from aslconvert.converter.options import ARTIFACTS, ConvertOptions
 from aslconvert.converter.passes.fast import int16_form
 from aslconvert.converter.passes.stages import Stages
 from aslconvert.converter.pipeline.judge import Judge, Score
@@ -38,11 +39,14 @@ def prove(
     stages: Stages,
     judge: Judge,
     packed: bool,
+    int8: bytes | None = None,
+    int8_score: Score | None = None,
 ) -> tuple[list[Artifact], dict[str, str]]:
     """Write the artifacts of ``best`` into ``out`` and reload each; also which could not be made, and why.
 
-    ``packed`` chooses the fast form in channels_last. The forms in 8 and 16 bits are other functions than the
-    variant: they are scored by ``judge`` like variants of their own.
+    ``packed`` chooses the fast form in channels_last. ``int8`` is the file in 8 bits, where there is one already, and
+    ``int8_score`` its score in the runtime that it is fastest in. The forms in 8 and 16 bits are other functions than
+    the variant: they are scored by ``judge`` like variants of their own.
     Raises VerificationFailed for an artifact that does not reproduce the variant.
     """
     done = "replace_sites" if best.cut is None else "replace_and_prune"
@@ -58,11 +62,13 @@ def prove(
         calibration=batches,
         stages=stages,
         packed=packed,
+        int8=int8,
     )
     sizes = {item["path"]: item["bytes"] for item in written}
     artifacts = []
     for proof in verify_dir(out):
-        score = _own_score(proof, out, best, judge)
+        score = int8_score if proof["kind"] == "int8" else None
+        score = score or _own_score(proof, out, best, judge)
         artifacts.append(
             Artifact(
                 path=proof["path"],
@@ -79,6 +85,12 @@ def prove(
             )
         )
     return artifacts, left_out(out)
+
+
+def with_int8(options: ConvertOptions) -> ConvertOptions:
+    """The options with the file in 8 bits among the artifacts: it is what was chosen."""
+    wanted = {*options.artifacts, "int8"}
+    return replace(options, artifacts=tuple(kind for kind in ARTIFACTS if kind in wanted))
 
 
 def _own_score(proof: Mapping[str, Any], out: Path, best: Made, judge: Judge) -> Score | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,23 +18,24 @@ from aslconvert.converter.data.synthetic import NO_DATA, WARNING
 from aslconvert.converter.errors import TargetNotReached, UsageError
 from aslconvert.converter.fit.importance import output_importance
 from aslconvert.converter.heal.pool import build_pool, draw_samples, pool_size
-from aslconvert.converter.options import DEFAULT_ARTIFACTS, DEFAULT_BUDGET_SECONDS, PRUNE, ConvertOptions
+from aslconvert.converter.options import DEFAULT_ARTIFACTS, DEFAULT_BUDGET_SECONDS, INT8, PRUNE, ConvertOptions
 from aslconvert.converter.passes.stages import Stages
 from aslconvert.converter.pipeline import record
-from aslconvert.converter.pipeline.artifacts import prove, write_report
+from aslconvert.converter.pipeline.artifacts import prove, with_int8, write_report
 from aslconvert.converter.pipeline.judge import AGREEMENT_NAME, DEFAULT_MAX_DROP, Judge, metric_for
 from aslconvert.converter.pipeline.measured import with_spread
 from aslconvert.converter.pipeline.plan_file import identity_of, plan_bytes, read_plan
 from aslconvert.converter.pipeline.planning import Planned, Survey, load_plans, make_plans, store_plans, survey
 from aslconvert.converter.pipeline.pruned import pruned_plans
+from aslconvert.converter.pipeline.quantised import Quantised, int8_form, original_made, quantised_variants
 from aslconvert.converter.pipeline.state import State
 from aslconvert.converter.pipeline.style import find_style
 from aslconvert.converter.pipeline.subject import Subject, open_subject
-from aslconvert.converter.pipeline.timing import ORIGINAL, Timer, scored_form
+from aslconvert.converter.pipeline.timing import ORIGINAL, Timer, fastest_of, scored_form
 from aslconvert.converter.pipeline.variants import Made, Workshop, focused
 from aslconvert.converter.progress import Progress, SilentProgress
 from aslconvert.converter.prune.channels import need_torch_pruning
-from aslconvert.converter.report.schema import Report
+from aslconvert.converter.report.schema import Precision, Report
 from aslconvert.converter.search.frontier import Point, choose, dominated
 from aslconvert.converter.threads import torch_threads
 
@@ -168,13 +170,16 @@ class _Conversion:
                 self.subject, plans, timer, self.options, runtime=runtime, progress=self.progress, style=style
             )
             plans, found = [*plans, *pruned], dataclasses.replace(found, left_out=left_out)
-        if slow is not None and not plans:
+        # Without a plan that pays, the original in 8 bits is still to be had.
+        if slow is not None and not plans and INT8 not in self.options.allow:
             raise slow
         return plans, found
 
     def _variants(
         self, state: State, batches: Batches, plans: list[Planned], found: Survey, started: float
     ) -> tuple[list[Made], Survey]:
+        if not plans:
+            return [], found
         self.progress.stage("the original's answers")
         subject, options = self.subject, self.options
         heal_split = subject.data.split("heal")
@@ -206,42 +211,58 @@ class _Conversion:
 
     def _judge(self, made: list[Made], found: Survey, timer: Timer, batches: Batches) -> Report:
         subject, options = self.subject, self.options
+        quantised, found = self._quantised(made, found, batches)
         with self._timed("measure"):
             self.progress.stage("measure")
             for variant in made:
                 timer.add_variant(variant.planned.id, variant.gm)
+            for item in quantised:
+                timer.add_int8(item.id, item.data)
             focus = focused([variant.planned for variant in made], options)
             for variant in made:
                 if variant.planned in focus:
                     timer.add_compiled(variant.planned.id, variant.gm)
             latency = timer.measure()
             fastest = min(value.p50_ms for value in latency[ORIGINAL].values())
-            speedups = {
-                v.planned.id: fastest / min(value.p50_ms for value in latency[v.planned.id].values()) for v in made
+            quantised = [item for item in quantised if item.id in latency]
+            forms: dict[str, tuple[Precision, Callable[..., Any]]] = {
+                v.planned.id: scored_form(v.gm, latency[v.planned.id]) for v in made
             }
+            for item in quantised:
+                forms[item.id] = "int8", int8_form(item.data, fastest_of(latency[item.id]))
+            speedups = {key: fastest / min(value.p50_ms for value in latency[key].values()) for key in forms}
             validate = self._judge_of("validate")
-            forms = {v.planned.id: scored_form(v.gm, latency[v.planned.id]) for v in made}
-            chosen_by = [
-                Point(v.planned.id, speedups[v.planned.id], validate.score(forms[v.planned.id][1]).loss) for v in made
-            ]
+            chosen_by = [Point(key, speedups[key], validate.score(form).loss) for key, (_, form) in forms.items()]
             min_speedup, max_drop = self._wish()
             chosen, self._met = choose(chosen_by, min_speedup=min_speedup, max_drop=max_drop)
             chosen = chosen if self.decided is None else self.decided.chosen
             test = self._judge_of("test")
             scores = {key: test.score(form) for key, (_, form) in forms.items()}
             worse = dominated([Point(key, speedups[key], score.loss) for key, score in scores.items()])
-        best = next(v for v in made if v.planned.id == chosen)
+        rounded = next((item for item in quantised if item.id == chosen), None)
+        best = rounded.made if rounded is not None else next(v for v in made if v.planned.id == chosen)
+        # Of a chosen variant in float the file in 8 bits is the one that was found here too, where it is asked for.
+        beside = rounded or next((item for item in quantised if item.made is best), None)
         with self._timed("artifacts"):
             self.progress.stage("write and verify artifacts")
-            packed = timer.packed_wins(latency[chosen]) if self.decided is None else self.decided.packed
+            packed = timer.packed_wins(latency[best.planned.id]) if self.decided is None else self.decided.packed
             artifacts, left_out = prove(
-                self.out, best, subject, options=options, batches=batches, stages=self.stages, judge=test, packed=packed
+                self.out,
+                best,
+                subject,
+                options=options if rounded is None else with_int8(options),
+                batches=batches,
+                stages=self.stages,
+                judge=test,
+                packed=packed,
+                int8=None if beside is None else beside.data,
+                int8_score=None if beside is None else scores[beside.id],
             )
         report = record.assemble(
             subject,
             device=device_profile(threads=self.threads),
             original=record.original_record(subject, test.original, latency[ORIGINAL]),
-            sites=record.site_records(subject, best.planned.plan, best, found),
+            sites=record.site_records(subject, best.planned.plan, best, found, int8=rounded is not None),
             variants=[
                 record.variant_record(
                     v,
@@ -253,6 +274,12 @@ class _Conversion:
                     precision=forms[v.planned.id][0],
                 )
                 for v in made
+            ]
+            + [
+                record.quantised_record(
+                    item, subject, scores[item.id], latency[item.id], fastest, dominated=item.id in worse
+                )
+                for item in quantised
             ],
             chosen=chosen,
             artifacts=artifacts,
@@ -262,9 +289,26 @@ class _Conversion:
         )
         report = report.model_copy(update={"artifacts_left_out": left_out, "variants_left_out": found.left_out})
         report = with_spread(report, latency, pinned=timer.pinned, cached=found.cached, notes=found.notes)
-        plan = plan_bytes(made, found, chosen=chosen, packed=packed, identity=identity_of(subject, options))
+        plan = plan_bytes(
+            made, found, chosen=chosen, packed=packed, identity=identity_of(subject, options), quantised=quantised
+        )
         write_report(self.out, report, plan)
         return report
+
+    def _quantised(self, made: list[Made], found: Survey, batches: Batches) -> tuple[list[Quantised], Survey]:
+        if INT8 not in self.options.allow:
+            return [], found
+        with self._timed("quantise"):
+            self.progress.stage("quantise")
+            quantised, left_out = quantised_variants(
+                made,
+                self.subject,
+                batches,
+                self.options,
+                self.progress,
+                decided=None if self.decided is None else self.decided.int8,
+            )
+        return quantised, dataclasses.replace(found, left_out={**found.left_out, **left_out})
 
     def _judge_of(self, split: str) -> Judge:
         return Judge(
@@ -277,7 +321,8 @@ class _Conversion:
 
     def _dry_report(self, plans: list[Planned], found: Survey, timer: Timer) -> Report:
         test = self._judge_of("test")
-        focus = (focused(plans, self.options) or plans[len(plans) // 2 :])[0]
+        middle = plans[len(plans) // 2 :] or [original_made(self.subject).planned]
+        focus = (focused(plans, self.options) or middle)[0]
         for planned in plans:
             self.progress.note(f"{planned.id}: {planned.expected:.2f} times as fast, before healing")
         latency = timer.measure(rounds=QUICK_ROUNDS)

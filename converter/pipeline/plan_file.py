@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from aslconvert.converter.errors import UsageError
+from aslconvert.converter.export.recipes import Recipe
 from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.pipeline.planning import Planned, Survey, read_survey, survey_record
+from aslconvert.converter.pipeline.quantised import Quantised, int8_records, read_int8_records
 from aslconvert.converter.pipeline.subject import Subject
 from aslconvert.converter.pipeline.variants import Made
 
@@ -26,7 +28,7 @@ VERSION = 1
 class Decided:
     """The plans with the survey they came from (without importance), the healing steps by variant, and the choice.
 
-    ``packed`` says that the chosen variant was faster in channels_last.
+    ``packed`` says that the chosen variant was faster in channels_last; ``int8`` has the recipes of those in 8 bits.
     """
 
     plans: list[Planned]
@@ -34,6 +36,7 @@ class Decided:
     steps: dict[str, int]
     chosen: str
     packed: bool
+    int8: dict[str, Recipe] = field(default_factory=dict)
 
 
 def identity_of(subject: Subject, options: ConvertOptions) -> str:
@@ -46,7 +49,15 @@ def identity_of(subject: Subject, options: ConvertOptions) -> str:
     return hashlib.sha256(parts.encode()).hexdigest()
 
 
-def plan_bytes(made: Sequence[Made], found: Survey, *, chosen: str, packed: bool, identity: str) -> bytes:
+def plan_bytes(
+    made: Sequence[Made],
+    found: Survey,
+    *,
+    chosen: str,
+    packed: bool,
+    identity: str,
+    quantised: Sequence[Quantised] = (),
+) -> bytes:
     """The text of ``plan.json``; ``identity`` says what model, data and seed it belongs to."""
     record = {
         "version": VERSION,
@@ -59,6 +70,8 @@ def plan_bytes(made: Sequence[Made], found: Survey, *, chosen: str, packed: bool
         ],
         **survey_record(found),
     }
+    if quantised:
+        record["int8"] = int8_records(quantised)
     return (json.dumps(record, indent=1) + "\n").encode()
 
 
@@ -76,7 +89,12 @@ def read_plan(path: Path, *, identity: str) -> Decided:
         rows = [dict(row) for row in record["plans"]]
         steps = {row["id"]: int(row.pop("steps")) for row in rows}
         decided = Decided(
-            [Planned(**row) for row in rows], read_survey(record), steps, str(record["chosen"]), bool(record["packed"])
+            [Planned(**row) for row in rows],
+            read_survey(record),
+            steps,
+            str(record["chosen"]),
+            bool(record["packed"]),
+            read_int8_records(record.get("int8", [])),
         )
         made_for = str(record["for"])
     except (OSError, UnicodeDecodeError) as error:
@@ -91,6 +109,6 @@ def read_plan(path: Path, *, identity: str) -> Decided:
             f"The plan '{path}' was made for another model, other data, another seed, other variants or limits.",
             hint="Give the same ones, or leave --plan away.",
         )
-    if not steps or decided.chosen not in steps or min(steps.values()) < 1:
+    if decided.chosen not in {*steps, *decided.int8} or min(steps.values(), default=1) < 1:
         raise UsageError("plan_invalid", f"'{path}' names no variant that it describes, or one without a step.")
     return decided

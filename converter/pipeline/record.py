@@ -12,12 +12,14 @@ from torch import fx
 from aslconvert.converter.cost.counts import count
 from aslconvert.converter.cost.device import DeviceProfile
 from aslconvert.converter.cost.latency import Latency
+from aslconvert.converter.export.onnx_graph import stored_bytes
 from aslconvert.converter.ir.graph import attribute, notes_of
 from aslconvert.converter.ir.site import ConvSite
 from aslconvert.converter.passes.replace_sites import SITE
 from aslconvert.converter.pipeline.judge import Score
 from aslconvert.converter.pipeline.planning import Survey
 from aslconvert.converter.pipeline.pruned import Cut
+from aslconvert.converter.pipeline.quantised import Quantised
 from aslconvert.converter.pipeline.subject import Subject
 from aslconvert.converter.pipeline.timing import latency_values
 from aslconvert.converter.pipeline.variants import Made
@@ -32,6 +34,7 @@ from aslconvert.converter.report.schema import (
     Precision,
     PrunedGroup,
     Pruning,
+    Quantisation,
     Report,
     SiteRecord,
     Variant,
@@ -92,6 +95,35 @@ def variant_record(
     )
 
 
+def quantised_record(
+    item: Quantised,
+    subject: Subject,
+    score: Score,
+    latency: Mapping[str, Latency],
+    fastest_ms: float,
+    *,
+    dominated: bool,
+) -> Variant:
+    """A variant in 8 bits; sizes and pruning are those of the one it was made of."""
+    of = variant_record(item.made, subject, score, latency, fastest_ms, dominated=dominated, precision="int8")
+    quantisation = Quantisation(
+        of=of.id,
+        recipe=item.recipe.name,
+        error=item.error,
+        plain_error=item.plain_error,
+        kept=item.recipe.kept,
+    )
+    return of.model_copy(
+        update={
+            "id": item.id,
+            "bytes": stored_bytes(item.data),
+            "predicted_speedup": None,
+            "note": of.note if item.made.healing_steps else "",
+            "quantisation": quantisation,
+        }
+    )
+
+
 def _pruning(cut: Cut) -> Pruning:
     report = cut.report
     return Pruning(
@@ -122,9 +154,13 @@ def _rows(gm: fx.GraphModule) -> dict[str, int]:
     return {node.meta[SITE]: len(attribute(gm, node.args[1].target)) for node in gm.graph.nodes if SITE in node.meta}
 
 
-def site_records(subject: Subject, plan: Plan, made: Made | None, found: Survey) -> tuple[SiteRecord, ...]:
-    """Every convolution and what the chosen variant does with it."""
+def site_records(
+    subject: Subject, plan: Plan, made: Made | None, found: Survey, *, int8: bool = False
+) -> tuple[SiteRecord, ...]:
+    """Every convolution and what the chosen variant does with it; of one in 8 bits no time is known by site."""
     records = [_site(site, plan.get(site.name), made, found) for site in subject.sites]
+    if int8:
+        records = [item.model_copy(update={"latency_after_ms": None}) for item in records]
     records += [
         SiteRecord(
             name=refusal.name,
@@ -156,7 +192,9 @@ def _site(site: ConvSite, rows: int | None, made: Made | None, found: Survey) ->
             kind=kind,
             action="keep",
             reason=DOES_NOT_PAY if gated is None else NO_GAIN,
-            message=("The original merely pruned." if merely else "The plan gains more elsewhere.")
+            message=(
+                f"The original{' merely pruned' if pruned else ''}." if merely else "The plan gains more elsewhere."
+            )
             if gated is None
             else gated,
             latency_before_ms=before,

@@ -22,6 +22,7 @@ from aslconvert.converter.cost.runtimes import (
 )
 from aslconvert.converter.errors import AslconvertError
 from aslconvert.converter.export.onnx import onnx_bytes
+from aslconvert.converter.export.onnx_graph import fixed_sizes
 from aslconvert.converter.export.reexport import reexport
 from aslconvert.converter.ir.graph import copy_graph
 from aslconvert.converter.passes.fast import fast_form, int16_form, packed_form
@@ -43,7 +44,7 @@ class Timer:
 
     The original runs as it came in: eager in both layouts, compiled, in ONNX Runtime and in OpenVINO. A variant runs
     on the fused op in eager torch, in float32 and in 16 bits (unless ``int16`` is False, or no kernel does it), and
-    lowered in the last two; compiled too where asked, which takes half a minute.
+    lowered in the last two; compiled too where asked, which takes half a minute. Files in 8 bits run in the last two.
     """
 
     def __init__(self, example: tuple[Tensor, ...], *, threads: int, seed: int, int16: bool = True) -> None:
@@ -82,6 +83,12 @@ class Timer:
         if self._int16:
             self._runners[name, INT16] = torch_runner(int16_form(gm), self._example)
         self._add_onnx(name, lambda: lower(gm))
+
+    def add_int8(self, name: str, data: bytes) -> None:
+        """A quantised ONNX file, with its sizes fixed to the example's, in the two runtimes that read it."""
+        path = Path(self._folder.name) / f"{name}.onnx"
+        path.write_bytes(fixed_sizes(data, [tuple(x.shape) for x in self._example]))
+        self._add_file(name, lambda: path)
 
     def add_compiled(self, name: str, gm: fx.GraphModule) -> None:
         """A variant that was added, compiled in the form that is faster."""
@@ -134,7 +141,8 @@ class Timer:
     @staticmethod
     def packed_wins(timed: Mapping[str, Latency]) -> bool:
         """Whether a variant's latencies by runtime are lower in channels_last."""
-        return timed["torch_channels_last"].p50_ms < timed["torch"].p50_ms
+        packed = timed.get("torch_channels_last")
+        return packed is not None and packed.p50_ms < timed["torch"].p50_ms
 
     def fastest_original(self, *, rounds: int) -> tuple[str, float]:
         """The original's fastest runtime and its median in milliseconds."""
@@ -156,6 +164,9 @@ class Timer:
                 path.write_bytes(onnx_bytes(reexport(build(), self._example)))
             return path
 
+        self._add_file(name, written)
+
+    def _add_file(self, name: str, written: Callable[[], Path]) -> None:
         for runtime, runner in FILE_RUNNERS.items():
             self._try(name, runtime, lambda run=runner: run(written(), self._example, threads=self._threads))  # type: ignore[misc]
 
@@ -173,9 +184,14 @@ class Timer:
                 self.unavailable[f"{runtime} of {name}"] = error.message
 
 
+def fastest_of(latency: Mapping[str, Latency]) -> str:
+    """The runtime of the lowest median."""
+    return min(latency, key=lambda runtime: latency[runtime].p50_ms)
+
+
 def scored_form(gm: fx.GraphModule, latency: Mapping[str, Latency]) -> tuple[Precision, fx.GraphModule]:
     """What a variant's accuracy is measured on: ``gm`` itself, or its 16-bit form where that runs fastest."""
-    if min(latency, key=lambda runtime: latency[runtime].p50_ms) == INT16:
+    if fastest_of(latency) == INT16:
         return "int16", int16_form(gm)
     return "float32", gm
 

@@ -61,18 +61,19 @@ def _variants(report: Report) -> Iterable[list[object]]:
         "macs",
         "dominated",
         "pruned",
+        "precision",
     ]
     first = report.original
     best = first.latency[first.fastest_runtime].p50_ms
     metric = first.metric
     yield ["original", metric and metric.name, metric and metric.value, 0, 0, first.fastest_runtime, best, 1,
-           first.params, first.macs, False, ""]  # fmt: skip
+           first.params, first.macs, False, "", "float32"]  # fmt: skip
     for variant in report.variants:
         metric, runtime = variant.metric, variant.fastest_runtime
         yield [variant.id, metric and metric.name, metric and metric.value, variant.loss and variant.loss.value,
                variant.agreement.relative_l2, runtime, variant.latency[runtime].p50_ms, variant.best_speedup,
                variant.params, variant.macs, variant.dominated,
-               variant.pruning and variant.pruning.share]  # fmt: skip
+               variant.pruning and variant.pruning.share, variant.precision]  # fmt: skip
 
 
 def _sites(report: Report) -> Iterable[list[object]]:

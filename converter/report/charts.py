@@ -35,6 +35,7 @@ class Point:
     loss_ci: tuple[float, float]
     role: str  # chosen, frontier, dominated, original
     tip: str
+    int8: bool = False
 
 
 def frontier_points(report: Report) -> tuple[list[Point], str]:
@@ -57,14 +58,20 @@ def frontier_points(report: Report) -> tuple[list[Point], str]:
                 loss_ci=loss_ci,
                 role=role,
                 tip=f"{variant.id}: {variant.best_speedup:.2f}x in {variant.fastest_runtime}, loss {loss:.3g} "
-                f"[{loss_ci[0]:.3g}, {loss_ci[1]:.3g}]" + (", dominated" if variant.dominated else ""),
+                f"[{loss_ci[0]:.3g}, {loss_ci[1]:.3g}]"
+                + (", in 8 bits" if variant.precision == "int8" else "")
+                + (", dominated" if variant.dominated else ""),
+                int8=variant.precision == "int8",
             )
         )
     return points, title
 
 
 def frontier_svg(report: Report) -> str:
-    """Speed-up to the right, loss upwards, with 95 % intervals; dominated points grey, the chosen one ringed."""
+    """Speed-up to the right, loss upwards, with 95 % intervals; dominated points grey, the chosen one ringed.
+
+    Variants in 8 bits are diamonds.
+    """
     points, title = frontier_points(report)
     width, height = _FRONTIER_SIZE
     x_range = _padded([v for p in points for v in (p.speedup, *p.speedup_ci)], 0.06, least=0.0)
@@ -78,7 +85,7 @@ def frontier_svg(report: Report) -> str:
     y = alt.Y("y:Q", title=title, scale=_scale(y_range), axis=alt.Axis(tickCount=6))
     rows = [
         {"x": p.speedup, "x1": p.speedup_ci[0], "x2": p.speedup_ci[1], "y": p.loss, "y1": p.loss_ci[0],
-         "y2": p.loss_ci[1], "role": p.role, "tip": p.tip}
+         "y2": p.loss_ci[1], "role": p.role, "tip": p.tip, "bits": "8" if p.int8 else "other"}
         for p in points
     ]  # fmt: skip
     base = alt.Chart(_data(rows))
@@ -100,10 +107,17 @@ def frontier_svg(report: Report) -> str:
         base.transform_filter("datum.role == 'chosen'")
         .mark_point(size=260, strokeWidth=2, filled=False, color=CHOSEN)
         .encode(x=x, y=y),
-        base.mark_point(filled=True, size=75, opacity=1).encode(x=x, y=y, color=colour, description="tip:N"),
+        base.mark_point(filled=True, size=75, opacity=1).encode(
+            x=x, y=y, color=colour, shape=_shape_of_bits(), description="tip:N"
+        ),
         *_label_layers(points, x_range, y_range, x, y),
     ]
     return _svg(alt.layer(*marks).properties(width=width, height=height), name="frontier")
+
+
+def _shape_of_bits() -> alt.Shape:
+    scale = alt.Scale(domain=["8", "other"], range=["diamond", "circle"])
+    return alt.Shape("bits:N", legend=None, scale=scale)
 
 
 def runtimes_svg(report: Report) -> str:

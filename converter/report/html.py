@@ -92,7 +92,8 @@ def _variant_rows(report: Report) -> list[dict[str, str]]:
     best = original.latency[original.fastest_runtime]
     rows = [
         {
-            "id": "original", "kind": "", "note": "", **_metric_cells(original.metric), "loss": _NONE, "loss_ci": "",
+            "id": "original", "kind": "", "note": "", "bits": "", **_metric_cells(original.metric), "loss": _NONE,
+            "loss_ci": "",
             "agreement": _NONE, "same_class": "", "speedup": "1.00x", "speedup_ci": "",
             "latency": _milliseconds(best.p50_ms), "runtime": original.fastest_runtime,
             "params": _count(original.params), "macs": _count(original.macs), "sites": _NONE,
@@ -110,6 +111,7 @@ def _variant_row(report: Report, variant: Variant) -> dict[str, str]:
         "id": variant.id,
         "kind": "chosen" if variant.id == report.chosen else "dominated" if variant.dominated else "",
         "note": ", ".join(filter(None, _notes(variant))),
+        "bits": "8 bits" if variant.precision == "int8" else "",
         **_metric_cells(variant.metric),
         "loss": _NONE if variant.loss is None else f"{variant.loss.value:.3g}",
         "loss_ci": "" if variant.loss is None else _interval(variant.loss.ci),
@@ -128,8 +130,12 @@ def _variant_row(report: Report, variant: Variant) -> dict[str, str]:
 def _notes(variant: Variant) -> tuple[str, ...]:
     error = variant.prediction_error
     predicted = "" if error is None else f"predicted {variant.predicted_speedup:.2f}x, {abs(error):.0%} off"
-    rounded = "scored in 16-bit integers" if variant.precision == "int16" else ""
-    return variant.note, predicted, rounded, _cut(variant), *variant.doubts
+    rounded = {"int16": "scored in 16-bit integers", "int8": "scored in 8 bits"}.get(variant.precision, "")
+    return variant.note, predicted, rounded, _bits(variant), _cut(variant), *variant.doubts
+
+
+def _bits(variant: Variant) -> str:
+    return "" if variant.quantisation is None else variant.quantisation.summary
 
 
 def _cut(variant: Variant) -> str:

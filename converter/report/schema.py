@@ -15,7 +15,7 @@ from aslconvert.converter.errors import UsageError
 SCHEMA_VERSION = 1
 
 Runtime = str  # "torch", "torch_channels_last", "compile", "onnxruntime", "openvino"; of variants "torch_int16" too
-Precision = Literal["float32", "int16"]
+Precision = Literal["float32", "int16", "int8"]
 Interval = tuple[float, float]  # 95 %, low and high
 Count = Annotated[int, Field(ge=0)]
 Milliseconds = Annotated[float, Field(ge=0)]
@@ -182,6 +182,27 @@ class Pruning(_Record):
         )
 
 
+class Quantisation(_Record):
+    """How a variant came to 8 bits; errors are relative L2 distances to it in float, on validate samples.
+
+    ``plain_error`` is what the quantiser's own way would lose, ``kept`` names the nodes that stay in float.
+    """
+
+    of: str
+    recipe: str
+    error: float = Field(ge=0)
+    plain_error: float = Field(ge=0)
+    kept: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """One sentence."""
+        return (
+            f"8 bits of {self.of}: {self.recipe}; {self.error:.2%} of its outputs rounded off "
+            f"(plain quantising: {self.plain_error:.2%})"
+        )
+
+
 class Variant(_Record):
     """A model built from a plan, healed and measured. Rows in ``plan`` are those that are left after pruning.
 
@@ -213,6 +234,7 @@ class Variant(_Record):
     )
     note: str = ""
     pruning: Pruning | None = None
+    quantisation: Quantisation | None = None
 
     @property
     def fastest_runtime(self) -> Runtime:

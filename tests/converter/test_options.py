@@ -101,6 +101,7 @@ def test_targets_exclude_each_other() -> None:
 
 def test_what_is_allowed_is_read_and_unknown_names_are_told() -> None:
     assert parse_allow("prune") == parse_allow(" Prune,prune ,") == ("prune",)
+    assert parse_allow("int8,prune") == parse_allow("prune,INT8") == ("prune", "int8")
     for text in ("", ",", "pruning", "prune,magic"):
         with pytest.raises(UsageError) as caught:
             parse_allow(text)
