@@ -130,6 +130,7 @@ class Ablation:
         return self._pool
 
     def _heal(self, gm: fx.GraphModule, steps: int) -> str:
+        # The original's answers are part of the time, as they are of block-wise reconstruction's.
         started = time.process_time()
         heal(gm, self._samples(), seconds=math.inf, max_steps=steps, seed=self._seed)
         if steps == self._steps:

@@ -62,10 +62,7 @@ def order_rows(
     weighting: Tensor | None = None,
     per_channel: int | None = None,
 ) -> list[Pursuit]:
-    """The pursuit's order of rows, one for each group; prefixes serve every smaller K.
-
-    ``per_channel`` rows of a channel at most are chosen, by default any number.
-    """
+    """The pursuit's order of rows, one for each group; prefixes serve every smaller K."""
     groups = statistics.groups
     found = []
     for group in range(groups):
