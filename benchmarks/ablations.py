@@ -37,7 +37,7 @@ from aslconvert.converter.ir.site import ConvSite
 from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.passes.replace_sites import replace_sites
 from aslconvert.converter.pipeline.judge import Judge, metric_for
-from aslconvert.converter.pipeline.subject import Subject, open_subject
+from aslconvert.converter.pipeline.subject import CALIBRATION_BATCH, Subject, open_subject
 from aslconvert.converter.search.damage import site_damage
 from aslconvert.converter.search.plan import candidates_of, plan_of, solve_plan
 
@@ -80,7 +80,9 @@ class Ablation:
         self._subject: Subject = open_subject(str(folder / "model.pt2"), data=str(task.data), options=self._options)
         self._sites: list[ConvSite] = spatial_sites(self._subject.sites)
         self._uniform = {site.name: site.in_channels for site in self._sites}
-        self._batches: list[tuple[Tensor, ...]] = self._subject.calibration(self._options)
+        count = sum(len(batch[0]) for batch in self._subject.calibration(self._options))
+        calibrate = self._draw("calibrate", count, seed=seed)
+        self._batches = list(zip(*(x.split(CALIBRATION_BATCH) for x in calibrate), strict=True))
         gm = self._subject.gm
         self._importance = output_importance(gm, self._sites, self._batches[:2], seed=seed)
         test = self._subject.data.split("test")
@@ -124,10 +126,16 @@ class Ablation:
 
     def _samples(self) -> Pool:
         if self._pool is None:
-            split = self._subject.data.split("heal")
-            inputs = draw_samples(split, POOL, crop=self._options.heal_crop, seed=self._seed + 1)
-            self._pool = build_pool(self._subject.gm, inputs)
+            self._pool = build_pool(self._subject.gm, self._draw("heal", POOL, seed=self._seed + 1))
         return self._pool
+
+    def _draw(self, split: str, count: int, *, seed: int) -> tuple[Tensor, ...]:
+        """As a conversion draws samples, but whole ones at random: in stored order those of few classes come first."""
+        subset = self._subject.data.split(split)
+        if self._options.heal_crop is not None:
+            return draw_samples(subset, count, crop=self._options.heal_crop, seed=seed)
+        order = torch.randperm(len(subset), generator=torch.Generator().manual_seed(seed))
+        return subset.batch(order[:count].tolist()).inputs
 
     def _heal(self, gm: fx.GraphModule, steps: int) -> str:
         # The original's answers are part of the time, as they are of block-wise reconstruction's.

@@ -164,7 +164,9 @@ class _Held:
             _run(self._gm, [node], {other: self._values[other][start : start + CHUNK] for other in used})[node]
             for start in range(0, count, CHUNK)
         ]
-        self._values[node] = torch.cat(parts)
+        # The size of a batch is no value of the pool; what reads one comes after the units.
+        if isinstance(parts[0], Tensor):
+            self._values[node] = torch.cat(parts)
 
 
 def _body(gm: fx.GraphModule, first: fx.Node, end: fx.Node) -> list[fx.Node]:

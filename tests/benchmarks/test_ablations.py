@@ -42,7 +42,7 @@ def scripts() -> Iterator[dict[str, ModuleType]]:
 
 
 class Residual(nn.Module):
-    """Two residual blocks, the second with a stride and a branch of its own."""
+    """Two residual blocks, the second with a stride and a branch of its own; the batch's size is read first of all."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,10 +53,11 @@ class Residual(nn.Module):
         self.head = nn.Linear(12, 4)
 
     def forward(self, image: Tensor) -> Tensor:
+        count = image.size(0)
         x = torch.relu(self.stem(image))
         x = torch.relu(self.a2(torch.relu(self.a1(x))) + x)
         x = torch.relu(self.b2(torch.relu(self.b1(x))) + self.beside(x))
-        scores: Tensor = self.head(x.mean((2, 3)))
+        scores: Tensor = self.head(x.mean((2, 3)).view(count, -1))
         return scores
 
 
