@@ -2,29 +2,27 @@
 
 Writes peers.json, peers.md and peers.svg to --out. Rows that peers.json has of the same task, method, seed and budget
 are kept; an interrupted run goes on where it stopped. `--quick` is a whole run that takes few steps of everything.
+
+Processes may run side by side with different tasks, or with different --out: `--join A B` then writes the rows of the
+folders A and B to --out, and runs nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from aslconvert.converter.cost.device import device_profile
 from aslconvert.converter.errors import AslconvertError
-from aslconvert.converter.export.atomic import write_file
-from peers.chart import picture
 from peers.context import Settings
 from peers.methods import RUNNABLE
+from peers.record import Record, join
 from peers.run import drop_checkpoints, folder_of, forget, missing, run_task
-from peers.table import page
-from peers.tasks import NAMES, Task, load_task
+from peers.tasks import NAMES, load_task
 
 QUICK_STEPS = 20
 QUICK_POINTS = 1
@@ -47,6 +45,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="measure torch.compile too, of everything")
     parser.add_argument("--quick", action="store_true", help="few steps, one point a method")
     parser.add_argument("--fresh", action="store_true", help="forget the rows and plans of earlier runs")
+    parser.add_argument("--join", nargs="+", type=Path, metavar="DIR", help="write the rows of these runs to --out")
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
     return parser.parse_args(given)
 
@@ -68,41 +67,13 @@ def settings_of(options: argparse.Namespace) -> Settings:
     return settings
 
 
-class Record:
-    """The file of all rows, the page and the picture made from it."""
-
-    def __init__(self, out: Path, *, fresh: bool) -> None:
-        self._out = out
-        path = out / "peers.json"
-        kept: dict[str, Any] = json.loads(path.read_text()) if path.is_file() and not fresh else {}
-        self.rows: list[dict[str, Any]] = kept.get("rows", [])
-        self.left_out: list[dict[str, Any]] = kept.get("left_out", [])
-        self._tasks: dict[str, str] = kept.get("tasks", {})
-
-    def add(self, task: Task, rows: list[dict[str, Any]], left_out: list[dict[str, Any]], *, threads: int) -> None:
-        """Take in what was measured and write the files."""
-        self.rows += rows
-        self.left_out += left_out
-        self._tasks[task.name] = task.note
-        profile = device_profile(threads=threads)
-        record = {
-            "device": {"cpu": profile.cpu, "threads": threads, "torch": torch.__version__},
-            "tasks": self._tasks,
-            "rows": self.rows,
-            "left_out": self.left_out,
-        }
-        self._out.mkdir(parents=True, exist_ok=True)
-        write_file(self._out / "peers.json", (json.dumps(record, indent=2) + "\n").encode())
-        if self.rows:
-            write_file(self._out / "peers.md", page(record).encode())
-            write_file(self._out / "peers.svg", picture(record).encode())
-
-
 def main(given: list[str] | None = None) -> int:
     """Runs what is missing; the files are written after each task and seed. Exit code 1 when a task failed."""
     # Torch warns about its own use of its own tree specs when a graph is copied.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
     options = arguments(given)
+    if options.join:
+        return _joined(options.join, options.out)
     settings = settings_of(options)
     torch.set_num_threads(options.threads)
     work = options.out / "peers"
@@ -125,6 +96,16 @@ def main(given: list[str] | None = None) -> int:
             failed = True
     print(f"{len(record.rows)} rows in {options.out / 'peers.json'}, the table in {options.out / 'peers.md'}")
     return int(failed)
+
+
+def _joined(folders: list[Path], out: Path) -> int:
+    try:
+        rows = join(folders, out)
+    except AslconvertError as error:
+        print(f"{error.code}: {error}", file=sys.stderr)
+        return 1
+    print(f"{rows} rows in {out / 'peers.json'}, the table in {out / 'peers.md'}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -173,7 +173,7 @@ def _measured(context: Context, made: Sequence[Made], base: Row, tell: Tell) -> 
             **base,
             "method": variant.method,
             "point": variant.point,
-            "metric": context.task.metric,
+            "metric": context.task.metric if own is None else own.name,
             "unit": "" if own is None else own.unit,
             "original": None if own is None else own.value,
             "value": None if score.metric is None else score.metric.value,

@@ -17,6 +17,7 @@ NOTES = """\
 - Latency: batch 1, all variants of a row of the record and the original interleaved in one measurement; every method
   counts in its fastest runtime, and so does the original, in float32. Variants of all methods pass the same passes.
 - `loss` is what the metric loses against the original on the test split; negative is better than the original.
+  `relative` is its share of the original's score.
 - The first table of a task picks points by their loss on the test split itself, which flatters all methods alike.
 - Ours chooses rows for each site by measured cost and damage, and keeps sites; the others treat all sites alike, but
   keep those of fewer than eight channels and those where they would save no multiply-adds. Where `aslconvert convert`
@@ -27,11 +28,10 @@ NOTES = """\
 def page(record: Mapping[str, Any]) -> str:
     """Markdown of a record as ``__main__`` writes it."""
     rows, left_out = record["rows"], record["left_out"]
-    device = record["device"]
     lines = [
         "# Structural compression, side by side",
         "",
-        f"{device['cpu']}, {device['threads']} thread(s), torch {device['torch']}. Written by `make bench-peers`.",
+        f"{'; '.join(_devices(record))}. Written by `make bench-peers`.",
         "",
         NOTES,
         *(f"- `{name}`: {text}." for name, text in METHODS.items()),
@@ -47,6 +47,12 @@ def page(record: Mapping[str, Any]) -> str:
         ]
         lines.append("")
     return "\n".join(lines)
+
+
+def _devices(record: Mapping[str, Any]) -> list[str]:
+    """What the rows were measured on: each row's own device, or the record's where it has none."""
+    used = [row.get("device") or record["device"] for row in record["rows"]] or [record["device"]]
+    return sorted({f"{one['cpu']}, {one['threads']} thread(s), torch {one['torch']}" for one in used})
 
 
 def best_within(rows: Sequence[Row], limit: float) -> dict[str, list[float]]:
@@ -82,20 +88,28 @@ def _section(task: str, budget: str, rows: Sequence[Row], note: str) -> list[str
         lines.append(f"| {method} | {_spread(best[method], 2)} |")
     lines += [
         "",
-        f"| method | point | loss in {shown} | 95 % of the loss | speed-up | 95 % of it | ms | runtime | steps |",
-        "|---|---|---|---|---|---|---|---|---|",
+        f"| method | point | loss in {shown} | relative | 95 % of the loss "
+        "| speed-up | 95 % of it | ms | runtime | steps |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for (method, point), part in _grouped(_in_order(rows), "method", "point").items():
         low, high = (statistics.mean(row["loss_ci"][end] for row in part) for end in (0, 1))
         slow, quick = (statistics.mean(row["speedup_ci"][end] for row in part) for end in (0, 1))
         lines.append(
-            f"| {method} | {point} | {_spread([row['loss'] for row in part], 4)} | {low:.4f} .. {high:.4f} "
+            f"| {method} | {point} | {_spread([row['loss'] for row in part], 4)} | {_relative(part)} "
+            f"| {low:.4f} .. {high:.4f} "
             f"| {_spread([row['speedup'] for row in part], 2)} | {slow:.2f} .. {quick:.2f} "
             f"| {_spread([row['latency_ms'] for row in part], 3)} "
             f"| {', '.join(sorted({row['runtime'] for row in part}))} "
             f"| {_spread([row['healing_steps'] for row in part], 0)} |"
         )
     return [*lines, ""]
+
+
+def _relative(rows: Sequence[Row]) -> str:
+    if any(not row["original"] for row in rows):
+        return ""
+    return f"{_spread([100 * row['loss'] / row['original'] for row in rows], 1)} %"
 
 
 def _in_order(rows: Sequence[Row]) -> list[Row]:

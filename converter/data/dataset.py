@@ -107,14 +107,19 @@ class Subset:
         return self.dataset.groups[self.indices]
 
     def take(self, count: int) -> Subset:
-        """At most ``count`` samples, taken from the groups in turn so that few samples still cover many groups."""
-        groups = self.groups
+        """At most ``count`` samples, taken from the groups in turn so that few samples still cover many groups.
+
+        In an order of chance, the same every time: what is stored class by class would else give the first classes
+        alone, and batches of one class.
+        """
+        mixed = np.random.default_rng(0).permutation(len(self))
+        groups = self.groups[mixed]
         turn = np.zeros(len(groups), dtype=np.int64)
         for group in np.unique(groups):
             members = np.flatnonzero(groups == group)
             turn[members] = np.arange(len(members))
-        chosen = np.sort(np.argsort(turn, kind="stable")[:count])
-        return Subset(self.dataset, self.indices[chosen])
+        chosen = np.argsort(turn, kind="stable")[:count]
+        return Subset(self.dataset, self.indices[mixed[chosen]])
 
     def batch(self, positions: Sequence[int] | Indices) -> Batch:
         """The samples at ``positions`` of this subset, in that order."""

@@ -80,6 +80,7 @@ def solve_rows(
     *,
     rows: int,
     ridge: float = RIDGE,
+    scarce: float = SCARCE,
 ) -> tuple[Block, float]:
     """The block of the first ``rows`` rows of ``order`` and its relative squared error.
 
@@ -96,7 +97,7 @@ def solve_rows(
     for group, pursuit in enumerate(order):
         moments = statistics.moments(group)
         chosen = pursuit.channel[:share], pursuit.atom[:share]
-        block, error = solve_block(moments, dictionary, *chosen, ridge=ridge, least=least)
+        block, error = solve_block(moments, dictionary, *chosen, ridge=ridge, least=least, scarce=scarce)
         energy = float(moments.target_variance.sum())
         lost, total = lost + error * energy, total + energy
         blocks.append(block)
@@ -125,10 +126,12 @@ def solve_block(
     *,
     ridge: float = RIDGE,
     least: float = 0.0,
+    scarce: float = SCARCE,
 ) -> tuple[Block, float]:
     """P = Cov(y, s) (Cov(s, s) + ridge)^-1 for given rows s of one group, and bias = E[y] - P E[s].
 
-    ``ridge`` is relative to the mean variance of the rows, ``least`` the smallest absolute one.
+    ``ridge`` is relative to the mean variance of the rows, ``least`` the smallest absolute one. With fewer positions
+    than ``scarce`` times the rows the ridge is validated.
     """
     order = torch.argsort(channel * dictionary.size + atom)
     channel, atom = channel[order], atom[order]
@@ -139,7 +142,7 @@ def solve_block(
     rows_cross = torch.einsum("kt,kto->ko", mix, moments.cross[index])
     rows_mean = (mix * moments.tap_mean[index]).sum(1)
     rows_cross = rows_cross * (rows_cov.diagonal() > FLAT * rows_mean.square())[:, None]
-    if moments.count < SCARCE * len(channel):
+    if moments.count < scarce * len(channel):
         total = float(moments.target_variance.sum())
         ridge = validated_ridge(rows_cov, rows_cross, total, moments.count, least=ridge)
     added = max(ridge * float(rows_cov.diagonal().mean()), least) + torch.finfo(torch.float32).tiny

@@ -118,11 +118,12 @@ class TwinWalk:
                     self._store.drop(f"t{b}:{dead.name}")
                     self._store.drop(f"s{b}:{dead.name}")
 
-    def pairs(self, node: fx.Node) -> Iterator[tuple[Tensor, Tensor]]:
-        """(student's input, teacher's output) of the convolution ``node``, batch by batch."""
+    def pairs(self, node: fx.Node, *, student: bool = True) -> Iterator[tuple[Tensor, Tensor]]:
+        """(student's input, teacher's output) of the convolution ``node``, batch by batch; not ``student`` gives the
+        teacher's input."""
         source = node.args[0]
         for b in range(len(self._batches)):
-            yield self._value(source, b, student=True), self._store.get(f"t{b}:{node.name}")
+            yield self._value(source, b, student=student), self._store.get(f"t{b}:{node.name}")
 
     def _step(self, node: fx.Node, stop: Callable[[fx.Node], Callable[[Tensor], Tensor] | None] | None) -> None:
         for b in range(len(self._batches)):

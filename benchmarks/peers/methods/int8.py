@@ -31,17 +31,17 @@ def quantised(context: Context, gm: fx.GraphModule) -> bytes:
     return int8_bytes(onnx_bytes(reexport(lower(gm), example)), batches)
 
 
-def runs(context: Context, model: bytes) -> Callable[..., Tensor]:
-    """The file in ONNX Runtime as a function of inputs of any batch, for the judge."""
+def runs(context: Context, model: bytes) -> Callable[..., list[Tensor]]:
+    """The file in ONNX Runtime as a function of inputs of any batch, for the judge; it gives all outputs."""
     session = open_session(model)
     session_names = [spec.name for spec in context.subject.specs]
     size = len(context.subject.example[0])
 
-    def run(*inputs: Tensor) -> Tensor:
+    def run(*inputs: Tensor) -> list[Tensor]:
         parts = [
-            run_onnx(session, [x[start : start + size] for x in inputs], session_names)[0]
+            run_onnx(session, [x[start : start + size] for x in inputs], session_names)
             for start in range(0, len(inputs[0]), size)
         ]
-        return torch.cat(parts)
+        return [torch.cat(output) for output in zip(*parts, strict=True)]
 
     return run

@@ -19,7 +19,7 @@ from aslconvert.converter.ir.graph import graph_module
 from aslconvert.converter.ir.load import export_model
 from aslconvert.converter.passes.fold_batch_norm import fold_batch_norm
 from aslconvert.converter.passes.prepare import prepare
-from peers.tasks.task import Task
+from peers.tasks.task import Loss, Task
 
 RATIOS = (0.25, 0.4, 0.55)
 """Shares of the channels of every group that go."""
@@ -34,7 +34,7 @@ BATCH = 16
 
 def pruned(task: Task, calibrate: Subset, *, ratio: float, by: Literal["magnitude", "taylor"]) -> fx.GraphModule:
     """The task's network without ``ratio`` of its channels, batch norms folded."""
-    net = cut(task.net, task.example, calibrate, task.metric, fixed=task.fixed, ratio=ratio, by=by)
+    net = cut(task.net, task.example, calibrate, task.metric, fixed=task.fixed, ratio=ratio, by=by, loss=task.loss)
     return fold_batch_norm(prepare(graph_module(export_model(net, task.example))))
 
 
@@ -47,8 +47,12 @@ def cut(
     fixed: Sequence[str],
     ratio: float,
     by: Literal["magnitude", "taylor"],
+    loss: Loss | None = None,
 ) -> nn.Module:
-    """A copy of ``net`` that torch-pruning made narrower; the modules named in ``fixed`` keep their outputs."""
+    """A copy of ``net`` that torch-pruning made narrower; the modules named in ``fixed`` keep their outputs.
+
+    Taylor's gradients are those of ``loss`` (outputs, target), by default of what the metric tells.
+    """
     net = copy.deepcopy(net).eval()
     for parameter in net.parameters():
         parameter.requires_grad_(True)
@@ -71,7 +75,9 @@ def cut(
         if by == "taylor":
             net.zero_grad()
             for item in calibrate.take(SCORED * BATCH).batches(BATCH):
-                task_loss(net(*item.inputs), item, metric).backward()
+                outputs = net(*item.inputs)
+                value = task_loss(outputs, item, metric) if loss is None else loss(outputs, _given(item.target))
+                value.backward()  # type: ignore[no-untyped-call]
         pruner.step()
     net.zero_grad(set_to_none=True)
     return net

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from peers.tasks.task import Task
 
-NAMES = ("demosaicker", "digits", "animals", "segment")
+NAMES = ("demosaicker", "digits", "animals", "emoji", "segment", "detect")
 
-MINOR = {"top1": 0.01, "miou": 0.01, "psnr": 1.0}
+MINOR = {"top1": 0.01, "miou": 0.01, "psnr": 1.0, "mean_f1": 0.01}
 """The loss of each metric that the summary counts as acceptable, in the metric's own unit."""
 
 

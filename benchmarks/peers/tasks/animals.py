@@ -34,7 +34,9 @@ def load(*, quick: bool) -> Task:
     pictures, labels = animals()
     split = split_pictures(pictures)
     x = (pictures.astype(np.float32) / 255 - 0.5)[:, None]
-    data = save_arrays(CACHE / "animals.npz", x=x, label=labels, split=split)
+    data = CACHE / "animals.npz"
+    if not data.is_file():
+        save_arrays(data, x=x, label=labels, split=split)
     seen = split <= SPLITS.index("heal")
     steps = QUICK_STEPS if quick else STEPS
     net = trained(

@@ -90,24 +90,10 @@ def compose() -> dict[str, np.ndarray[Any, Any]]:
     Pictures, photos and textures of one split appear in no other. Every object takes its texture from another photo,
     so that neither colour nor contrast tells an object from the ground, or one kind from another.
     """
-    import_examples()
-    import photos
-    from fetch import DEMOSAICKER, fetch
-
-    paths = {path.stem: path for path in fetch(DEMOSAICKER).values() if path.suffix in (".png", ".jpg")}
-    training = photos.TRAINING_PHOTOS
-    # The photos that calibrate are among those that heal, as the tiles of the demosaicker are.
-    names = (training, training, photos.VALIDATION_PHOTOS, photos.TEST_PHOTOS)
-    beasts, kinds = animals()
-    figures = digits()
-    beast_split, figure_split = split_pictures(beasts), split_pictures(figures)
     rng = np.random.default_rng(SEED)
     images, targets, groups, splits = [], [], [], []
-    for split, count in enumerate(SAMPLES):
-        grounds = [photos.load_photo(paths[name]).numpy() for name in names[split]]
-        sprites = [figures[figure_split == split]]
-        sprites += [beasts[(beast_split == split) & (kinds == kind)] for kind in ANIMALS]
-        for _ in range(count):
+    for split, (grounds, sprites) in enumerate(sources()):
+        for _ in range(SAMPLES[split]):
             image, target = _scene(grounds, sprites, rng)
             images.append(image)
             targets.append(target)
@@ -121,10 +107,32 @@ def compose() -> dict[str, np.ndarray[Any, Any]]:
     }
 
 
+def sources() -> list[tuple[list[np.ndarray[Any, Any]], list[np.ndarray[Any, Any]]]]:
+    """Of each split: photos [3, H, W] in 0..1, and sprites uint8 [N, 28, 28], digits first and then ``ANIMALS``."""
+    import_examples()
+    import photos
+    from fetch import DEMOSAICKER, fetch
+
+    paths = {path.stem: path for path in fetch(DEMOSAICKER).values() if path.suffix in (".png", ".jpg")}
+    training = photos.TRAINING_PHOTOS
+    # The photos that calibrate are among those that heal, as the tiles of the demosaicker are.
+    names = (training, training, photos.VALIDATION_PHOTOS, photos.TEST_PHOTOS)
+    beasts, kinds = animals()
+    figures = digits()
+    beast_split, figure_split = split_pictures(beasts), split_pictures(figures)
+    return [
+        (
+            [photos.load_photo(paths[name]).numpy() for name in names[split]],
+            [figures[figure_split == split]] + [beasts[(beast_split == split) & (kinds == kind)] for kind in ANIMALS],
+        )
+        for split in range(len(names))
+    ]
+
+
 def _scene(
     grounds: list[np.ndarray[Any, Any]], sprites: list[np.ndarray[Any, Any]], rng: np.random.Generator
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    image = _patch(grounds, rng)
+    image = patch(grounds, rng)
     target = np.zeros((SIDE, SIDE), dtype=np.int64)
     for _ in range(rng.integers(2, 5)):
         kind = int(rng.integers(len(sprites)))
@@ -133,18 +141,18 @@ def _scene(
         rows = np.arange(size) * sprite.shape[0] // size
         mask = sprite[rows][:, rows] >= OPAQUE
         top, left = rng.integers(0, SIDE - size + 1, 2)
-        texture = _patch(grounds, rng)[:, :size, :size]
+        texture = patch(grounds, rng)[:, :size, :size]
         place = np.s_[top : top + size, left : left + size]
         image[(slice(None), *place)] = np.where(mask, texture, image[(slice(None), *place)])
         target[place] = np.where(mask, kind + 1, target[place])
     return image, target
 
 
-def _patch(grounds: list[np.ndarray[Any, Any]], rng: np.random.Generator) -> np.ndarray[Any, Any]:
-    """A window of some photo [3, 64, 64], its colours scaled a little so that few photos give many."""
+def patch(grounds: list[np.ndarray[Any, Any]], rng: np.random.Generator, *, side: int = SIDE) -> np.ndarray[Any, Any]:
+    """A window of some photo [3, side, side], its colours scaled a little so that few photos give many."""
     photo = grounds[rng.integers(len(grounds))]
-    top, left = (int(rng.integers(0, size - SIDE + 1)) for size in photo.shape[1:])
-    window = photo[:, top : top + SIDE, left : left + SIDE] * rng.uniform(0.5, 1.4, (3, 1, 1))
+    top, left = (int(rng.integers(0, size - side + 1)) for size in photo.shape[1:])
+    window = photo[:, top : top + side, left : left + side] * rng.uniform(0.5, 1.4, (3, 1, 1))
     return np.clip(window, 0, 1).astype(np.float32)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,13 +21,17 @@ EXAMPLES = ROOT / "examples"
 CACHE = ROOT / ".cache" / "peers"
 SPLITS = ("calibrate", "heal", "validate", "test")
 
+Loss = Callable[[Any, Tensor], Tensor]
+"""(outputs, labels or targets) -> a number"""
+
 
 @dataclass(frozen=True)
 class Task:
     """A trained network in eval mode and the ``.npz`` file of its data.
 
     ``example`` is what the network is exported with, one tensor an input. ``fixed`` names the modules that pruning
-    leaves as they are, since their channels are the network's outputs or are counted in its code.
+    leaves as they are, since their channels are the network's outputs or are counted in its code. ``metric`` is a name
+    or ``file.py:function``; ``loss`` is what the network was trained with, where its metric does not tell.
     """
 
     name: str
@@ -36,6 +41,7 @@ class Task:
     data: Path
     fixed: tuple[str, ...]
     crop: Crop | None = None
+    loss: Loss | None = None
     note: str = ""
 
 
@@ -66,7 +72,8 @@ def package_file(package: str, ending: str) -> Path:
 def save_arrays(path: Path, **arrays: Any) -> Path:
     """Write an uncompressed ``.npz`` that appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial.npz")
+    # Its own name in every process: others may be writing the same.
+    partial = path.with_suffix(f".{os.getpid()}.partial.npz")
     np.savez(partial, **arrays)
     os.replace(partial, path)
     return path

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from peers.tasks.task import Loss
+
 RATE = 2e-3
 WEIGHT_DECAY = 1e-2
 WARM_SHARE = 0.1
@@ -23,11 +25,13 @@ def trained(
     steps: int,
     batch: int,
     augment: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]] | None = None,
+    loss: Loss = nn.functional.cross_entropy,
     seed: int = 0,
 ) -> nn.Module:
     """``net`` in eval mode with the weights at ``path``, trained on images [N, ...] and classes where there are none.
 
-    targets: int64 [N], or [N, H, W] a pixel. AdamW, one cycle of the rate, cross entropy.
+    targets: int64 [N], or [N, H, W] a pixel, or whatever ``loss`` (outputs, targets) is given. AdamW, one cycle of the
+    rate, cross entropy by default.
     """
     if path.is_file():
         net.load_state_dict(torch.load(path, weights_only=True))
@@ -41,15 +45,15 @@ def trained(
         x, y = images[index], targets[index]
         if augment is not None:
             x, y = augment(x, y, generator)
-        loss = nn.functional.cross_entropy(net(x), y)
+        error = loss(net(x), y)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        error.backward()
         optimiser.step()
         schedule.step()
         if step % 100 == 99:
-            print(f"  training: step {step + 1} of {steps}, loss {loss.item():.3f}", flush=True)
+            print(f"  training: step {step + 1} of {steps}, loss {error.item():.3f}", flush=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
+    partial = path.with_suffix(f".{os.getpid()}.part")
     torch.save(net.state_dict(), partial)
     os.replace(partial, path)
     return net.eval()

@@ -99,6 +99,19 @@ def test_a_few_samples_cover_many_groups(tmp_path: Path) -> None:
     assert len(subset.take(1000)) == 21
 
 
+def test_a_few_samples_of_data_stored_class_by_class_show_every_class(tmp_path: Path) -> None:
+    label = np.repeat(np.arange(6), 40)
+    arrays = {"image": np.random.default_rng(0).random((240, 3, 2, 2), dtype=np.float32), "label": label}
+    subset = load_dataset(str(_save_npz(tmp_path / "a", {**arrays, "split": np.r_[0:3, [3] * 237]})))
+    test = subset.split("test")
+    few = test.take(60)
+    # In one of ten thousand orders one of six classes would be missing from sixty; this order is always the same.
+    assert len(np.unique(label[few.indices])) == 6
+    assert len(np.unique(label[few.indices][:30])) > 3
+    assert few.indices.tolist() == test.take(60).indices.tolist()
+    assert sorted(test.take(1000).indices.tolist()) == test.indices.tolist()
+
+
 def test_shuffling_is_repeatable_and_complete(tmp_path: Path) -> None:
     subset = load_dataset(str(_save_npz(tmp_path / "a", _arrays()))).split("heal")
     first, again = ([int(g) for b in subset.batches(4, seed=3) for g in b.groups] for _ in range(2))
