@@ -79,7 +79,7 @@ def show_inspection(report: InspectReport, console: Console) -> None:
     converted = sum(site.action == "asl" for site in report.sites)
     console.print(
         f"{converted} of {len(report.sites)} convolutions would be converted; with one row a channel their "
-        f"multiply-adds fall {report.predicted_gain:.1f}-fold (only `convert` measures time)"
+        f"multiply-adds fall {report.predicted_gain:.1f}-fold (only `--predict` and `convert` measure time)"
     )
     data = report.data
     if data is not None:

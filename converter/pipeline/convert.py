@@ -23,6 +23,7 @@ from aslconvert.converter.passes.stages import Stages
 from aslconvert.converter.pipeline import record
 from aslconvert.converter.pipeline.artifacts import prove, with_int8, write_report
 from aslconvert.converter.pipeline.judge import AGREEMENT_NAME, DEFAULT_MAX_DROP, Judge, metric_for
+from aslconvert.converter.pipeline.limits import check_limits
 from aslconvert.converter.pipeline.measured import with_spread
 from aslconvert.converter.pipeline.plan_file import identity_of, plan_bytes, read_plan
 from aslconvert.converter.pipeline.planning import Planned, Survey, load_plans, make_plans, store_plans, survey
@@ -57,7 +58,8 @@ def convert(model: str, *, data: str, out: Path, options: ConvertOptions, progre
     Raises:
         ModelRefused, UsageError, NothingToConvert: before anything is written.
         InfrastructureError: ``torch_pruning_missing``, where pruning is allowed; likewise.
-        TargetNotReached: after the best that was found is written; or ``does_not_pay``, with nothing written.
+        TargetNotReached: after the best that was found is written; or ``does_not_pay`` or ``limits_not_reached``, with
+            nothing written.
         VerificationFailed: an artifact does not reproduce the chosen variant.
     """
     progress = progress or SilentProgress()
@@ -103,6 +105,8 @@ class _Conversion:
             )
 
     def run(self) -> Report:
+        if PRUNE not in self.options.allow:
+            check_limits(self.subject, self.options)
         timer = Timer(self.subject.example, threads=self.threads, seed=self.options.seed, int16=self.options.int16)
         try:
             with self._timed("original"):

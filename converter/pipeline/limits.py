@@ -11,9 +11,9 @@ from torch import nn
 from aslconvert.converter.errors import TargetNotReached
 from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.pipeline.subject import Subject
-from aslconvert.converter.search.candidates import Candidate
-from aslconvert.converter.search.costs import input_shapes
-from aslconvert.converter.search.plan import solve_fastest
+from aslconvert.converter.search.candidates import Candidate, row_grid
+from aslconvert.converter.search.costs import Costs, input_shapes
+from aslconvert.converter.search.plan import candidates_of, solve_fastest
 from aslconvert.converter.search.sizes import Size, SizeOf, rest_of, site_sizes, size_of
 
 _ROUNDING = 1 + 1e-6
@@ -58,6 +58,14 @@ def limits_of(subject: Subject, options: ConvertOptions) -> Limits:
         rest=rest_of(size_of(subject.gm, subject.example), subject.sites, sizes),
         sizes=sizes,
     )
+
+
+def check_limits(subject: Subject, options: ConvertOptions) -> None:
+    """Raise TargetNotReached (``limits_not_reached``) where sizes alone tell it, before anything is timed."""
+    limits = limits_of(subject, options)
+    damage = {site.name: dict.fromkeys(row_grid(site), 0.0) for site in subject.sites}
+    costs: dict[str, Costs] = {site.name: dict.fromkeys((None, *row_grid(site)), 0.0) for site in subject.sites}
+    need_feasible(limits, candidates_of(subject.sites, costs, damage, sizes=limits.sizes))
 
 
 def need_feasible(limits: Limits, table: Mapping[str, Sequence[Candidate]]) -> None:

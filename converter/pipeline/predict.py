@@ -14,7 +14,7 @@ from aslconvert.converter.cost.latency import Latency
 from aslconvert.converter.cost.runtimes import ONNX_RUNTIMES, available_runtimes
 from aslconvert.converter.errors import TargetNotReached, UsageError
 from aslconvert.converter.options import ConvertOptions
-from aslconvert.converter.pipeline.limits import limits_of, need_feasible, out_of_reach
+from aslconvert.converter.pipeline.limits import check_limits, limits_of, need_feasible, out_of_reach
 from aslconvert.converter.pipeline.measured import drift_notes
 from aslconvert.converter.pipeline.planning import (
     LEAST_GAIN,
@@ -109,6 +109,7 @@ def predict(
     with torch_threads(usable_cores()):
         progress.stage("open model and data")
         subject = open_subject(model, data=data, options=options, program=program)
+        check_limits(subject, options)
         timer = Timer(subject.example, threads=threads, seed=options.seed, int16=options.int16)
         try:
             return _Prediction(subject, timer, options, threads=threads, progress=progress).run(

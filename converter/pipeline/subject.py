@@ -110,7 +110,9 @@ def open_subject(
     specs = model_inputs(program)
     fixed = specs[0].shape[0] if specs else None
     if data is None:
-        shapes = {node.name: node.meta["shape"] for node in original.graph.nodes if node.op == "placeholder"}
+        # The graph may call its inputs otherwise than the program does; their order is the same.
+        inputs = [node for node in original.graph.nodes if node.op == "placeholder" and "shape" in node.meta]
+        shapes = {spec.name: node.meta["shape"] for spec, node in zip(specs, inputs, strict=True)}
         dataset = made_up(specs, shapes, each=max(fixed or 1, options.batch or 1), seed=options.seed)
     elif data == NO_DATA:
         # Folding takes the statistics away.

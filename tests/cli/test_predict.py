@@ -1,6 +1,7 @@
 """`aslconvert inspect --predict` tells points to expect, with and without data, and writes nothing but the cache."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import nn
 def net():
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 48, 3, padding=1), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Conv2d(48, 3, 1)), (torch.zeros(2, 3, 48, 48),)
+    return nn.Sequential(*layers, nn.Conv2d(48, 3, 1)), (torch.zeros(2, 3, 24, 24),)
 """
 
 
@@ -26,20 +27,22 @@ def net():
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("predict")
     (path / "predicted_net.py").write_text(NET)
-    noise = np.random.default_rng(0).random((40, 3, 12, 12), dtype=np.float32)
+    noise = np.random.default_rng(0).random((40, 3, 6, 6), dtype=np.float32)
     np.savez(path / "data.npz", input=noise.repeat(4, 2).repeat(4, 3))
     return path
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(planning, "QUICK_ROUNDS", 3)
-    monkeypatch.setattr(predict, "QUICK_ROUNDS", 3)
-    # Whether it pays is not what is tested, nor whether a busy machine takes equally long twice.
-    monkeypatch.setattr(planning, "LEAST_GAIN", 0.01)
-    monkeypatch.setattr(predict, "LEAST_GAIN", 0.01)
-    monkeypatch.setattr(spread, "STALE", 1e9)
-    monkeypatch.setenv("ASLCONVERT_CACHE", str(tmp_path / "cache"))
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (planning, predict):
+            patch.setattr(module, "QUICK_ROUNDS", 3)
+            # Whether it pays is not what is tested, nor whether a busy machine takes equally long twice.
+            patch.setattr(module, "LEAST_GAIN", 0.01)
+        patch.setattr(spread, "STALE", 1e9)
+        patch.setenv("ASLCONVERT_CACHE", str(folder))
+        yield folder
 
 
 def run(folder: Path, *arguments: str, capfd: pytest.CaptureFixture[str]) -> tuple[int, Any]:
@@ -48,12 +51,11 @@ def run(folder: Path, *arguments: str, capfd: pytest.CaptureFixture[str]) -> tup
     return code, json.loads(capfd.readouterr().out)
 
 
-def test_with_data_there_are_speed_ups_and_losses(
-    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_with_data_there_are_speed_ups_and_losses_and_then_a_cache(
+    folder: Path, cache: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    before = sorted(folder.iterdir())
-    data = ("--data", str(folder / "data.npz"))
-    code, answer = run(folder, *data, "--max-drop", "0.5", capfd=capfd)
+    before = {path.name for path in folder.iterdir()}
+    code, answer = run(folder, "--data", str(folder / "data.npz"), "--max-drop", "0.5", capfd=capfd)
     assert code == 0, answer
     found = answer["prediction"]
     points = found["points"]
@@ -63,42 +65,35 @@ def test_with_data_there_are_speed_ups_and_losses(
     asked = next(point for point in points if point["id"] == found["answer"])
     assert asked["relative_l2"] <= 0.5
     assert asked["speedup"] == max(p["speedup"] for p in points if p["relative_l2"] <= 0.5)
-    assert found["cached"] == 0
     assert "onnxruntime" in found["latency"]
-    assert found["original"]["params"] > min(point["params"] for point in points)
-    assert sorted(path for path in folder.iterdir() if path.suffix != "" or path.is_file()) == before
-    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
-    # A second look takes the latencies from the cache, and without it they are measured.
     smallest = min(point["params"] for point in points)
+    assert found["original"]["params"] > smallest
+    # Nothing is written but the cache, and beside the factory Python's own.
+    assert {path.name for path in folder.iterdir()} - before <= {"__pycache__"}
+    assert len(list(cache.rglob("*.json"))) == 1
+    # A second look takes the latencies from there. Without data they are all that is told.
     limit = ("--max-params-mb", str(smallest * 4 * 1.5 / 1e6))
-    code, answer = run(folder, *data, *limit, capfd=capfd)
-    assert code == 0, answer
-    assert answer["prediction"]["cached"] == 2
-    assert all(point["params"] <= smallest * 1.5 for point in answer["prediction"]["points"])
-    assert any("cache" in note for note in answer["prediction"]["notes"])
-
-
-def test_without_data_latency_alone_is_told(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    code, answer = run(folder, "--min-speedup", "0.001", "--no-cache", capfd=capfd)
+    code, answer = run(folder, *limit, "--min-speedup", "0.001", capfd=capfd)
     assert code == 0, answer
     found = answer["prediction"]
+    assert found["cached"] == 2
+    assert any("from the cache" in note for note in found["notes"])
+    assert any("--data" in note for note in found["notes"])
     assert found["points"]
+    assert all(point["params"] <= smallest * 1.5 for point in found["points"])
     assert all(point["relative_l2"] is None for point in found["points"])
     assert found["answer"] in {point["id"] for point in found["points"]}
-    assert any("--data" in note for note in found["notes"])
-    assert answer["data"] is None
 
 
 def test_what_is_out_of_reach_leaves_with_5_and_the_points(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    code, answer = run(folder, "--min-speedup", "100000", capfd=capfd)
-    assert code == 5
-    assert answer["prediction"]["met"] is False
-    assert answer["prediction"]["answer"] is None
-    assert answer["prediction"]["points"]
-    main(["inspect", f"{folder / 'predicted_net.py'}:net", "--predict", "--threads", "1", "--min-speedup", "100000"])
+    model = f"{folder / 'predicted_net.py'}:net"
+    arguments = ["inspect", model, "--predict", "--threads", "1", "--no-cache", "--min-speedup", "100000"]
+    assert main(arguments) == 5
     page = capfd.readouterr().out
     assert "no plan is predicted to reach what was asked" in page
     assert "onnxruntime" in page
+    assert "2 of 2" in page
+    assert "from the cache" not in page
 
 
 @pytest.mark.parametrize("limit", [("--max-params-mb", "0.00001"), ("--max-macs", "1k")])
