@@ -28,7 +28,7 @@ NO_DATA = "none"
 
 WARNING = (
     "The inputs are synthetic, made from batch-norm statistics: only the agreement with the original was judged, and "
-    "on these inputs alone. Real inputs may fare worse; give some with --data where you can."
+    "on these inputs alone. Real inputs may fare far worse; give some with --data where you can."
 )
 
 SAMPLES = 512
