@@ -243,7 +243,7 @@ def test_the_table_averages_seeds_and_finds_the_fastest_within_the_loss(peers: d
     record = {"device": {"cpu": "c", "threads": 1, "torch": "x"}, "tasks": {"t": "n"}, "rows": rows, "left_out": []}
     page = peers["table"].page(record)
     assert "| asl | 5.50 ± 4.95 |" in page
-    assert "| asl | a | 0.0000 ± 0.0000 | 0.0000 .. 0.0000 | 3.00 ± 1.41 |" in page
+    assert "| asl | a | 0.0000 ± 0.0000 | 0.0 ± 0.0 % | 0.0000 .. 0.0000 | 3.00 ± 1.41 |" in page
 
 
 def test_rows_of_earlier_runs_are_kept(
