@@ -30,14 +30,20 @@ VNNI = ("avx512_vnni", "avx_vnni", "amx_int8")
 """What adds up products of 8 bits without saturation where there is AVX2; other kinds of processors do anyway."""
 
 BUDGET_SHARE = 0.5
-LEAST_SECONDS = 120.0
-"""Searching recipes takes at most this long, or that share of the budget, on top of it: divided among the files."""
+LEAST_SECONDS = 30.0
+"""Of the budget, for searching the recipes of all files, on top of it; and what each of them gets at least."""
+
+Choice = tuple[str, Trial, float, tuple[str, ...]]
+"""The end of the id, the file, the plain recipe's error, and what was not tried."""
 
 
 @dataclass(frozen=True)
 class Quantised:
-    """A file of 8 bits, made of ``made``. ``error`` and ``plain_error`` are relative L2 distances to it in float on
-    validate samples: of this file, and of the quantiser's own way."""
+    """A file of 8 bits, made of ``made``.
+
+    ``error`` and ``plain_error`` are relative L2 distances to it in float on validate samples: of this file, and of the
+    quantiser's own way. ``untried`` are the recipes that there was no time for, or that failed, with the reason.
+    """
 
     id: str
     made: Made
@@ -45,6 +51,7 @@ class Quantised:
     recipe: Recipe
     error: float
     plain_error: float
+    untried: tuple[str, ...] = ()
 
 
 def original_made(subject: Subject) -> Made:
@@ -70,7 +77,7 @@ def quantised_variants(
     judged = _judged(subject, batches)
     export = Reexport(subject.program)
     sources = [original_made(subject), *made]
-    seconds = max(LEAST_SECONDS, BUDGET_SHARE * options.budget_seconds) / len(sources)
+    seconds = max(BUDGET_SHARE * options.budget_seconds / len(sources), LEAST_SECONDS)
     found: list[Quantised] = []
     left_out: dict[str, str] = {}
     for number, source in enumerate(sources):
@@ -86,8 +93,8 @@ def quantised_variants(
             left_out[name + SUFFIX] = error.message
             progress.note(f"{name + SUFFIX} is left out: {error.message}")
             continue
-        for suffix, trial, plain in trials:
-            found.append(Quantised(name + suffix, source, trial.data, trial.recipe, trial.error, plain))
+        for suffix, trial, plain, untried in trials:
+            found.append(Quantised(name + suffix, source, trial.data, trial.recipe, trial.error, plain, untried))
             progress.note(f"{name + suffix}: {trial.recipe.name}, off by {trial.error:.2%}; plain {plain:.2%}")
         progress.update(number + 1, len(sources), "files")
     return found, left_out
@@ -139,13 +146,14 @@ def _judged(subject: Subject, batches: Sequence[tuple[Tensor, ...]]) -> list[tup
 
 def _searched(
     model: bytes, batches: Sequence[tuple[Tensor, ...]], judged: Sequence[tuple[Tensor, ...]], seconds: float
-) -> list[tuple[str, Trial, float]]:
+) -> list[Choice]:
     device = device_profile()
     vnni = "avx2" not in device.isa or any(flag in device.isa for flag in VNNI)
     found: Found = find_recipe(model, batches, judged, vnni=vnni, seconds=seconds)
     plain = found.plain.error
-    mixed = [] if found.mixed is None else [(MIXED, found.mixed, plain)]
-    return [(SUFFIX, found.best, plain), *mixed]
+    untried = tuple(f"{name}: {reason}" for name, reason in found.left_out.items())
+    mixed = [] if found.mixed is None else [(MIXED, found.mixed, plain, untried)]
+    return [(SUFFIX, found.best, plain, untried), *mixed]
 
 
 def _repeated(
@@ -154,12 +162,12 @@ def _repeated(
     judged: Sequence[tuple[Tensor, ...]],
     name: str,
     decided: Mapping[str, Recipe],
-) -> list[tuple[str, Trial, float]]:
+) -> list[Choice]:
     exact = outputs(model, judged)
     plain = distance(outputs(quantise(model, batches, Recipe()), judged), exact)
-    trials = []
+    trials: list[Choice] = []
     for suffix in (SUFFIX, MIXED):
         if (recipe := decided.get(name + suffix)) is not None:
             data = quantise(model, batches, recipe)
-            trials.append((suffix, Trial(recipe, data, distance(outputs(data, judged), exact)), plain))
+            trials.append((suffix, Trial(recipe, data, distance(outputs(data, judged), exact)), plain, ()))
     return trials

@@ -112,6 +112,7 @@ def quantised_record(
         error=item.error,
         plain_error=item.plain_error,
         kept=item.recipe.kept,
+        untried=item.untried,
     )
     return of.model_copy(
         update={

@@ -23,6 +23,7 @@ from aslconvert.converter.cost.runtimes import (
 from aslconvert.converter.errors import AslconvertError
 from aslconvert.converter.export.onnx import onnx_bytes
 from aslconvert.converter.export.onnx_graph import fixed_sizes
+from aslconvert.converter.export.recipes import distance
 from aslconvert.converter.export.reexport import reexport
 from aslconvert.converter.ir.graph import copy_graph
 from aslconvert.converter.passes.fast import fast_form, int16_form, packed_form
@@ -37,6 +38,10 @@ FORM_ROUNDS = 5
 
 INT16 = "torch_int16"
 """The runtime of variants in 16 bits: what they give there is another function, scored by itself."""
+
+
+FAR = 0.2
+"""Outputs that differ so much (relative L2) between two runtimes are no matter of rounding: one of them is wrong."""
 
 
 class Timer:
@@ -89,6 +94,12 @@ class Timer:
         path = Path(self._folder.name) / f"{name}.onnx"
         path.write_bytes(fixed_sizes(data, [tuple(x.shape) for x in self._example]))
         self._add_file(name, lambda: path)
+        one, other = (self._runners.get((name, runtime)) for runtime in ONNX_RUNTIMES)
+        if one is not None and other is not None:
+            off = distance(list(other().values()), one())
+            if off > FAR:
+                del self._runners[name, "openvino"]
+                self.unavailable[f"openvino of {name}"] = f"it gives other outputs than ONNX Runtime, {off:.0%} off"
 
     def add_compiled(self, name: str, gm: fx.GraphModule) -> None:
         """A variant that was added, compiled in the form that is faster."""

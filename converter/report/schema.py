@@ -185,7 +185,8 @@ class Pruning(_Record):
 class Quantisation(_Record):
     """How a variant came to 8 bits; errors are relative L2 distances to it in float, on validate samples.
 
-    ``plain_error`` is what the quantiser's own way would lose, ``kept`` names the nodes that stay in float.
+    ``plain_error`` is what the quantiser's own way would lose, ``kept`` names the nodes that stay in float;
+    ``untried`` says which recipes were left out, for want of time or since they failed, and why.
     """
 
     of: str
@@ -193,13 +194,15 @@ class Quantisation(_Record):
     error: float = Field(ge=0)
     plain_error: float = Field(ge=0)
     kept: tuple[str, ...] = ()
+    untried: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:
         """One sentence."""
+        missing = f", not tried: {len(self.untried)} recipes" if self.untried else ""
         return (
             f"8 bits of {self.of}: {self.recipe}; {self.error:.2%} of its outputs rounded off "
-            f"(plain quantising: {self.plain_error:.2%})"
+            f"(plain quantising: {self.plain_error:.2%}){missing}"
         )
 
 
