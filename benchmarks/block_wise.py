@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from aslconvert.converter.fit.pure import PureInterpreter, call_pure
-from aslconvert.converter.heal.distil import BATCH, FULL_RATE_LOSS, LEAST_RATE
+from aslconvert.converter.heal.loop import BATCH, FULL_RATE_LOSS, LEAST_RATE
 from aslconvert.converter.heal.loss import distillation_loss
 from aslconvert.converter.heal.optimiser import base_rates, build_optimisers, set_rates, shift_names
 from aslconvert.converter.heal.pool import Pool

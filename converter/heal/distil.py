@@ -82,6 +82,9 @@ def heal(
     )
     loop.resume(checkpoint)
     run = loop.run
+    if run.done:
+        # Nothing to heal, or nothing more: a resumed run need not find that out again.
+        loop.save(checkpoint)
     saved = time.monotonic()
     started = saved - run.seconds
     try:

@@ -166,13 +166,13 @@ def test_a_runtime_that_gives_other_outputs_is_left_out(subject: Subject, monkey
     timer = Timer(subject.example, threads=1, seed=0)
     try:
         timer.add_int8("right", data)
-        real = timing.openvino_runner
+        real = timing.FILE_RUNNERS["openvino"]
 
         def wrong(*given: Any, **options: Any) -> Any:
             run = real(*given, **options)
             return lambda: {port: -value for port, value in run().items()}
 
-        monkeypatch.setattr(timing, "openvino_runner", wrong)
+        monkeypatch.setitem(timing.FILE_RUNNERS, "openvino", wrong)
         timer.add_int8("wrong", data)
         found = timer.measure(rounds=3)
     finally:

@@ -79,8 +79,8 @@ def test_a_killed_conversion_is_resumed_to_the_same_bytes(
     assert main(arguments(workshop, whole, "--plan", str(plan))) == 0
     command = arguments(workshop, out, "--plan", str(plan))
     killed(command, stage="fit x3.00")
-    for name in ("x2.00", "x3.00"):
-        killed([*command, "--resume"], stage=f"heal {name}", checkpoints=random.randint(1, STEPS - 10))
+    name = random.choice(("x2.00", "x3.00"))
+    killed([*command, "--resume"], stage=f"heal {name}", checkpoints=random.randint(1, STEPS - 10))
     assert main([*command, "--resume"]) == 0
     assert sha256(out) == sha256(whole)
     assert not (out / FOLDER).exists()
