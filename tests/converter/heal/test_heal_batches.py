@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -126,7 +127,9 @@ def confined() -> None:
     run(32, max_steps=1, pieces=32)
     size, resident = (int(pages) * resource.getpagesize() for pages in Path("/proc/self/statm").read_text().split()[:2])
     run(32, max_steps=1)
-    needed = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - resident
+    # Not getrusage: its peak begins with that of the process that started this one.
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    needed = int(peak) * 1024 - resident
     # The first limit that is too low for a whole step is the one.
     for share in (0.8, 0.7, 0.6, 0.5):
         resource.setrlimit(resource.RLIMIT_AS, (int(size + needed * share), resource.RLIM_INFINITY))
