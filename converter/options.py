@@ -96,6 +96,8 @@ class ConvertOptions:
     """Samples of one step of healing, over all processes; None takes the model's own fixed batch, else the default."""
     accumulate: int = 1
     """Pieces in which each process computes its share of a step, for less memory."""
+    task_loss: float = 0.0
+    """Weight in 0 .. 1 of the data's own labels or targets in what healing lowers, beside the original's answers."""
     plan: Path | None = None
     """A ``plan.json`` of an earlier run: its plans, steps and choice instead of measuring."""
     dump_passes: Path | None = None
@@ -133,6 +135,7 @@ class ConvertOptions:
         _require(bool(self.written), "artifacts", "must name more than int16, which --no-int16 leaves out")
         _require(set(self.allow) <= set(ALLOWABLE), "allow", f"must be of {', '.join(ALLOWABLE)}")
         _require(self.heal_steps is None or self.heal_steps >= 1, "heal_steps", "must be 1 or more")
+        _require(0 <= self.task_loss <= 1, "task_loss", "must be a weight from 0 to 1")
         _require(self.heal_batch is None or self.heal_batch >= 1, "heal_batch", "must be 1 or more")
         _require(self.accumulate >= 1, "accumulate", "must be 1 or more")
         _require(self.batch is None or self.batch >= 1, "batch", "must be 1 or more")

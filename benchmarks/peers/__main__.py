@@ -39,6 +39,10 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--budget", type=float, default=300.0, help="seconds of healing a variant")
     parser.add_argument("--steps", type=int, help="steps of healing a variant, instead of seconds")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="count seconds of the processor, not of the clock"
+    )
+    parser.add_argument("--speedups", nargs="+", type=float, default=[], help="what our plans aim at")
     parser.add_argument("--points", type=int, help="variants of each other method at most; all by default")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=15, help="samples of every latency")
@@ -55,6 +59,8 @@ def settings_of(options: argparse.Namespace) -> Settings:
     settings = Settings(
         budget=options.budget,
         steps=options.steps,
+        processor_time=options.processor_time,
+        speedups=tuple(options.speedups),
         points=options.points,
         threads=options.threads,
         rounds=options.rounds,

@@ -7,18 +7,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from aslconvert.converter.data.dataset import Subset
 from aslconvert.converter.errors import TargetNotReached
 from aslconvert.converter.export.write import write_program
 from aslconvert.converter.fit.importance import output_importance
-from aslconvert.converter.heal.pool import Pool, build_pool, draw_samples, pool_size
+from aslconvert.converter.heal.pool import Pool
 from aslconvert.converter.ir.load import export_model
 from aslconvert.converter.options import ConvertOptions
-from aslconvert.converter.pipeline.convert import HEAL_PIXELS, LEAST_HEAL_SAMPLES, QUICK_ROUNDS
-from aslconvert.converter.pipeline.planning import Planned, make_plans, survey
+from aslconvert.converter.pipeline.healing_pool import healing_pool
+from aslconvert.converter.pipeline.planning import QUICK_ROUNDS, Planned, make_plans, survey
 from aslconvert.converter.pipeline.style import find_style
 from aslconvert.converter.pipeline.subject import Subject, open_subject
 from aslconvert.converter.pipeline.timing import Timer
@@ -32,9 +31,15 @@ UNIFORM_ROWS = (1.0, 2.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a run is made: ``budget`` seconds of healing a variant, or ``steps`` instead where given."""
+    """How a run is made: ``budget`` seconds of healing a variant, or ``steps`` instead where given.
+
+    ``processor_time``: seconds of this process on its cores, so that runs side by side heal as much as alone.
+    ``speedups``: those that our plans aim at, the frontier of a conversion where there are none.
+    """
 
     budget: float
+    processor_time: bool = False
+    speedups: tuple[float, ...] = ()
     steps: int | None = None
     points: int | None = None
     """Variants of each other method at most, and of ours where ``quick``; None takes all."""
@@ -46,7 +51,8 @@ class Settings:
     @property
     def label(self) -> str:
         """The budget as rows carry it: what is healed differently is another row."""
-        base = f"{self.budget:g} s" if self.steps is None else f"{self.steps} steps"
+        seconds = f"{self.budget:g} processor s" if self.processor_time else f"{self.budget:g} s"
+        base = seconds if self.steps is None else f"{self.steps} steps"
         return f"{base} (quick)" if self.quick else base
 
 
@@ -96,6 +102,7 @@ class Context:
                 original_ms=original_ms,
                 progress=progress,
                 style=style,
+                aims=settings.speedups or None,
             )
         except TargetNotReached as error:
             self._refused.write_text(error.message)
@@ -153,19 +160,12 @@ def open_context(task: Task, settings: Settings, *, seed: int, folder: Path) -> 
         heal_steps=settings.steps,
     )
     subject = open_subject(str(model), data=str(task.data), options=options)
-    heal = subject.data.split("heal")
-    probe = draw_samples(heal, 1, crop=options.heal_crop, seed=seed)
-    with torch.no_grad():
-        limit = pool_size(probe, subject.gm(*probe))
-    pixels = max((x.shape[2:].numel() for x in probe if x.dim() == 4), default=1)
-    count = min(max(HEAL_PIXELS // pixels, LEAST_HEAL_SAMPLES), limit)
-    inputs = draw_samples(heal, count, crop=options.heal_crop, seed=seed + 1)
     return Context(
         task=task,
         settings=settings,
         options=options,
         subject=subject,
         batches=subject.calibration(options),
-        pool=build_pool(subject.gm, inputs),
+        pool=healing_pool(subject, options, metric=None, progress=SilentProgress()),
         folder=folder,
     )

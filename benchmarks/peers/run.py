@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +119,7 @@ def _make(method: str, context: Context, tell: Tell) -> Iterable[Made]:
             max_steps=context.settings.steps,
             seed=context.options.seed,
             checkpoint=_checkpoint(context, method, point),
+            clock=time.process_time if context.settings.processor_time else time.monotonic,
         )
         tell(
             f"{task} {method} {point}: {healing.steps} steps, {healing.seconds:.0f} s, "

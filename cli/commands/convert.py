@@ -106,6 +106,16 @@ def convert(
         int,
         typer.Option("--accumulate", metavar="M", min=1, help="Compute each step of healing in M pieces: less memory."),
     ] = 1,
+    task_loss: Annotated[
+        float,
+        typer.Option(
+            "--task-loss",
+            metavar="W",
+            min=0,
+            max=1,
+            help="Weight of the data's own labels or targets in healing, beside the original's answers.",
+        ),
+    ] = 0.0,
     plan: Annotated[
         Path | None,
         typer.Option(
@@ -145,6 +155,7 @@ def convert(
         heal_steps=heal_steps,
         heal_batch=heal_batch,
         accumulate=accumulate,
+        task_loss=task_loss,
         plan=plan,
         dump_passes=dump_passes,
         heal_crop=None if heal_crop is None else parse_crop(heal_crop),

@@ -47,6 +47,7 @@ def heal(
     on_note: Callable[[str], None] | None = None,
     max_steps: int | None = None,
     rate_scale: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Healing:
     """Train every parameter of ``gm`` in place towards the pool's teacher outputs, for at most ``seconds``.
 
@@ -59,7 +60,8 @@ def heal(
     inference-mode batch norms (or none): only weights, biases and shifts move. With ``checkpoint`` the state is written
     there every few seconds and when the run is interrupted, and an existing one is continued; ``on_step`` gets (seconds
     used, seconds allowed, loss). ``max_steps`` ends the schedule by steps instead: then the result is repeatable, bit
-    by bit on the CPU, through any number of interruptions. What the clock decides is not.
+    by bit on the CPU, through any number of interruptions. What the clock decides is not. ``clock`` gives the seconds
+    that are counted: ``time.process_time`` makes healings comparable that share their cores with others.
 
     Raises:
         KeyboardInterrupt: passed on after the checkpoint was written.
@@ -86,10 +88,10 @@ def heal(
         # Nothing to heal, or nothing more: a resumed run need not find that out again.
         loop.save(checkpoint)
     saved = time.monotonic()
-    started = saved - run.seconds
+    started = clock() - run.seconds
     try:
         while not run.done:
-            used = time.monotonic() - started
+            used = clock() - started
             over, progress = loop.processes.agree(
                 [used >= seconds, used / seconds if max_steps is None else run.step / max_steps]
             )
@@ -98,7 +100,7 @@ def heal(
                 loop.save(checkpoint)
                 break
             loop.step(progress)
-            run.seconds = time.monotonic() - started
+            run.seconds = clock() - started
             if on_step is not None:
                 on_step(run.seconds, seconds, run.smooth)
             if time.monotonic() - saved > CHECKPOINT_SECONDS:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.func import functional_call
 
-from aslconvert.converter.data.metrics import flatten
-from aslconvert.converter.heal.loss import distillation_loss
 from aslconvert.converter.heal.pool import Pool
 
 SHARE = 0.1
@@ -45,24 +44,22 @@ class HeldOut:
         return self.train[self._order.indices(step, batch, seed=seed)]
 
     def loss(self, gm: fx.GraphModule, weights: Mapping[str, Tensor] | None = None) -> float:
-        """The distillation loss on the held-out samples, of ``gm`` with ``weights`` in the place of its own."""
+        """The loss on the held-out samples, of ``gm`` with ``weights`` in the place of its own."""
         return _mean_loss(gm, self._pool, self.held, batch=self._batch, weights=weights or {})
 
 
 def probe_loss(gm: fx.GraphModule, pool: Pool, *, batch: int) -> float:
-    """The distillation loss over the pool's first samples."""
+    """The loss over the pool's first samples."""
     count = min(PROBE_SAMPLES, len(pool)) // batch * batch or batch
     return _mean_loss(gm, pool, torch.arange(min(count, len(pool))), batch=batch, weights={})
 
 
 def _mean_loss(gm: fx.GraphModule, pool: Pool, index: Tensor, *, batch: int, weights: Mapping[str, Tensor]) -> float:
     device = next((p.device for p in gm.parameters()), torch.device("cpu"))
-    total = 0.0
+
+    def model(*inputs: Tensor) -> Any:
+        return functional_call(gm, dict(weights), inputs)
+
     with torch.no_grad():
-        for part in torch.split(index, batch):
-            inputs = tuple(x[part].to(device) for x in pool.inputs)
-            outputs = flatten(functional_call(gm, dict(weights), inputs))
-            student = [o for o in outputs if o.is_floating_point()]
-            target = [y[part].to(device) for y in pool.outputs]
-            total += float(distillation_loss(student, target)) * len(part)
+        total = sum(float(pool.loss(model, part, device=device)) * len(part) for part in torch.split(index, batch))
     return total / max(len(index), 1)

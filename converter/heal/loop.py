@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, fx
 
-from aslconvert.converter.data.metrics import flatten
 from aslconvert.converter.errors import InfrastructureError
 from aslconvert.converter.heal.average import Average
 from aslconvert.converter.heal.checkpoint import read_checkpoint, write_checkpoint
 from aslconvert.converter.heal.held_out import HeldOut
-from aslconvert.converter.heal.loss import distillation_loss, magnitude
+from aslconvert.converter.heal.loss import magnitude
 from aslconvert.converter.heal.optimiser import base_rates, build_optimisers, set_rates, shift_names
 from aslconvert.converter.heal.pointwise import as_products
 from aslconvert.converter.heal.pool import Pool
@@ -69,9 +69,11 @@ class Loop:
         self._base_rates = base_rates(optimisers)
         self._rate_scale = rate_scale
         average = Average({name: p for name, p in gm.named_parameters() if p.requires_grad})
-        setting = {
+        setting: dict[str, Any] = {
             "seed": seed, "batch": self._batch, "samples": len(pool), "max_steps": max_steps, "rate": rate_scale,
         }  # fmt: skip
+        if pool.task is not None:
+            setting["task"] = [pool.task.task, pool.task.weight]
         self.run = Run(gm, optimisers, average, setting, pieces=1 if fixed_batch else pieces)
         self._model = self.processes.prepare(as_products(gm))
         self._optimisers = [self.processes.prepare(optimiser) for optimiser in optimisers]
@@ -164,17 +166,10 @@ class Loop:
             with self.processes.alone(self._model, last=number + 1 == len(parts)):
                 # The mean over processes of these sums is the loss of the whole batch.
                 weight = len(part) * self.processes.count / len(index)
-                loss = self._loss(part, scales) * weight
+                loss = self._pool.loss(self._model, part, device=device, scales=scales) * weight
                 self.processes.backward(loss)
             total += float(loss.detach())
         return total
-
-    def _loss(self, part: Tensor, scales: Sequence[Tensor]) -> Tensor:
-        device = self.processes.device
-        inputs = [x[part].to(device) for x in self._pool.inputs]
-        target = [y[part].to(device) for y in self._pool.outputs]
-        student = [o for o in flatten(self._model(*inputs)) if o.is_floating_point()]
-        return distillation_loss(student, target, scales=scales)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -1,8 +1,9 @@
-"""The distance between the student's and the original's outputs that healing lowers."""
+"""What healing lowers: the distance between the student's and the original's outputs, and the task's own loss."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -10,6 +11,25 @@ from torch.nn import functional
 
 TEMPERATURE = 2.0
 """Softens class scores before they are compared (Hinton et al. 2015); the gradient is scaled back by its square."""
+
+Task = Literal["top1", "miou", "psnr", "mse"]
+"""The metrics that have a loss: cross-entropy for the classes of samples and of pixels, the error for the others."""
+
+TASKS: tuple[Task, ...] = get_args(Task)
+
+
+def task_loss(output: Tensor, wanted: Tensor, *, task: Task) -> Tensor:
+    """How far the scores or pixels of ``output`` [N, ...] are from the labels or targets ``wanted`` [N, ...].
+
+    Cross-entropy of class scores [N, C] or [N, C, H, W]; pixels of no class count for nothing. Else the mean
+    absolute error relative to what is wanted, as of the distance to the original: so that weights compare alike.
+    """
+    if task in ("psnr", "mse"):
+        return (output - wanted).abs().mean() / magnitude(wanted)
+    classes = output.shape[1]
+    known = (wanted >= 0) & (wanted < classes)
+    each = functional.cross_entropy(output, wanted.long().where(known, 0), reduction="none")
+    return (each * known).sum() / known.sum().clamp_min(1)
 
 
 def distillation_loss(

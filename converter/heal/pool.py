@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from aslconvert.converter.data.dataset import Subset
-from aslconvert.converter.data.metrics import flatten
+from aslconvert.converter.data.dataset import Batch, Subset
+from aslconvert.converter.data.metrics import METRICS, flatten
 from aslconvert.converter.errors import UsageError
+from aslconvert.converter.heal.loss import Task, distillation_loss, task_loss
 from aslconvert.converter.options import Crop
 
 POOL_BYTES = 768 * 1024**2
@@ -21,11 +23,38 @@ TEACHER_BATCH = 16
 
 
 @dataclass(frozen=True)
+class TaskTerm:
+    """What the data itself wants of the first float output: ``wanted`` [N, ...], and its ``weight`` in 0 .. 1."""
+
+    task: Task
+    wanted: Tensor
+    weight: float
+
+
+@dataclass(frozen=True)
 class Pool:
     """``inputs``: the model's input tensors [N, ...]; ``outputs``: the original's float outputs [N, ...]."""
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+    task: TaskTerm | None = None
+
+    def loss(
+        self,
+        model: Callable[..., Any],
+        index: Tensor,
+        *,
+        device: torch.device,
+        scales: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        """What is lowered, of ``model`` on the samples ``index``; ``scales``: as of ``distillation_loss``."""
+        student = [o for o in flatten(model(*(x[index].to(device) for x in self.inputs))) if o.is_floating_point()]
+        teacher = [y[index].to(device) for y in self.outputs]
+        distance = distillation_loss(student, teacher, scales=scales)
+        if self.task is None:
+            return distance
+        own = task_loss(student[0], self.task.wanted[index].to(device), task=self.task.task)
+        return torch.lerp(distance, own, self.task.weight)
 
     def __len__(self) -> int:
         return len(self.inputs[0])
@@ -39,7 +68,16 @@ class Pool:
 
 
 def draw_samples(subset: Subset, count: int, *, crop: Crop | None, seed: int) -> tuple[Tensor, ...]:
-    """``count`` samples of the model's inputs, [count, ...] each.
+    """The inputs of ``draw``, [count, ...] each.
+
+    Raises:
+        UsageError: ``heal_crop``, when an input is no image or smaller than the crop.
+    """
+    return draw(subset, count, crop=crop, seed=seed).inputs
+
+
+def draw(subset: Subset, count: int, *, crop: Crop | None, seed: int) -> Batch:
+    """``count`` samples; what is wanted of them is cropped with them where it is as high and wide as the inputs.
 
     Without a crop at most the whole subset is given, in group-balanced order. With one, random crops are cut from
     samples drawn with equal chance; inputs of the same height and width are cut alike.
@@ -49,13 +87,16 @@ def draw_samples(subset: Subset, count: int, *, crop: Crop | None, seed: int) ->
     """
     if crop is None:
         chosen = subset.take(count)
-        return chosen.batch(range(len(chosen))).inputs
+        return chosen.batch(range(len(chosen)))
     generator = torch.Generator().manual_seed(seed)
-    pieces: list[tuple[Tensor, ...]] = []
     picks = torch.randint(len(subset), (count,), generator=generator)
-    for position in picks.tolist():
-        pieces.append(_cut(subset.batch([position]).inputs, crop, generator))
-    return tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
+    pieces = [_cut(subset.batch([position]), crop, generator) for position in picks.tolist()]
+    return Batch(
+        inputs=tuple(torch.cat(parts) for parts in zip(*(piece.inputs for piece in pieces), strict=True)),
+        target=_joined([piece.target for piece in pieces]),
+        label=_joined([piece.label for piece in pieces]),
+        groups=np.concatenate([piece.groups for piece in pieces]),
+    )
 
 
 def pool_size(sample: Sequence[Tensor], outputs: Any, *, limit_bytes: int = POOL_BYTES) -> int:
@@ -70,11 +111,15 @@ def build_pool(
     inputs: tuple[Tensor, ...],
     *,
     batch: int | None = None,
+    task: TaskTerm | None = None,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Pool:
     """Run the original over ``inputs`` once and keep its float outputs.
 
     ``batch`` is the model's own batch size where that is fixed; samples that do not fill a batch are then left out.
+
+    Raises:
+        UsageError: ``data_shape``, when the original's output cannot be held against what ``task`` wants.
     """
     collected: list[list[Tensor]] = []
     size = batch or TEACHER_BATCH
@@ -87,14 +132,18 @@ def build_pool(
             collected.append(floats)
             if on_batch is not None:
                 on_batch(min(start + size, total), total)
-    return Pool(inputs=inputs, outputs=tuple(torch.cat(parts) for parts in zip(*collected, strict=True)))
+    outputs = tuple(torch.cat(parts) for parts in zip(*collected, strict=True))
+    if task is not None:
+        task = replace(task, wanted=task.wanted[:total])
+        METRICS[task.task].statistics(outputs[:1], (task.wanted,))
+    return Pool(inputs=inputs, outputs=outputs, task=task)
 
 
-def _cut(inputs: tuple[Tensor, ...], crop: Crop, generator: torch.Generator) -> tuple[Tensor, ...]:
-    heights = {tuple(x.shape[2:]) for x in inputs if x.dim() == 4}
-    if len(heights) != 1:
+def _cut(batch: Batch, crop: Crop, generator: torch.Generator) -> Batch:
+    sizes = {tuple(x.shape[2:]) for x in batch.inputs if x.dim() == 4}
+    if len(sizes) != 1:
         raise UsageError("heal_crop", "Crops need image inputs of one size.", hint="Leave --heal-crop away.")
-    height, width = heights.pop()
+    height, width = sizes.pop()
     if min(height, width) < crop.size:
         raise UsageError(
             "heal_crop", f"A crop of {crop.size} pixels does not fit samples of {height}x{width}.", hint="Crop smaller."
@@ -103,4 +152,16 @@ def _cut(inputs: tuple[Tensor, ...], crop: Crop, generator: torch.Generator) -> 
         int(torch.randint((size - crop.size) // crop.multiple + 1, (1,), generator=generator)) * crop.multiple
         for size in (height, width)
     )
-    return tuple(x[:, :, top : top + crop.size, left : left + crop.size] if x.dim() == 4 else x for x in inputs)
+
+    def cut(x: Tensor) -> Tensor:
+        return x[..., top : top + crop.size, left : left + crop.size]
+
+    target = batch.target
+    if target is not None:
+        target = cut(target) if tuple(target.shape[-2:]) == (height, width) else None
+    return batch._replace(inputs=tuple(cut(x) if x.dim() == 4 else x for x in batch.inputs), target=target)
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    there = [part for part in parts if part is not None]
+    return torch.cat(there) if len(there) == len(parts) else None

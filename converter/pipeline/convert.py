@@ -10,23 +10,30 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from aslconvert.converter.cost.device import device_profile, usable_cores
 from aslconvert.converter.data.synthetic import NO_DATA, WARNING
 from aslconvert.converter.errors import TargetNotReached, UsageError
 from aslconvert.converter.fit.importance import output_importance
-from aslconvert.converter.heal.pool import build_pool, draw_samples, pool_size
 from aslconvert.converter.options import DEFAULT_ARTIFACTS, DEFAULT_BUDGET_SECONDS, INT8, PRUNE, ConvertOptions
 from aslconvert.converter.passes.stages import Stages
 from aslconvert.converter.pipeline import record
 from aslconvert.converter.pipeline.artifacts import prove, with_int8, write_report
+from aslconvert.converter.pipeline.healing_pool import healing_pool, task_of
 from aslconvert.converter.pipeline.judge import AGREEMENT_NAME, DEFAULT_MAX_DROP, Judge, metric_for
 from aslconvert.converter.pipeline.limits import check_limits
 from aslconvert.converter.pipeline.measured import with_spread
 from aslconvert.converter.pipeline.plan_file import identity_of, plan_bytes, read_plan
-from aslconvert.converter.pipeline.planning import Planned, Survey, load_plans, make_plans, store_plans, survey
+from aslconvert.converter.pipeline.planning import (
+    QUICK_ROUNDS,
+    Planned,
+    Survey,
+    load_plans,
+    make_plans,
+    store_plans,
+    survey,
+)
 from aslconvert.converter.pipeline.pruned import pruned_plans
 from aslconvert.converter.pipeline.quantised import Quantised, int8_form, original_made, quantised_variants
 from aslconvert.converter.pipeline.state import State
@@ -41,13 +48,6 @@ from aslconvert.converter.search.frontier import Point, choose, dominated
 from aslconvert.converter.threads import torch_threads
 
 Batches = list[tuple[Tensor, ...]]
-
-HEAL_PIXELS = 12 << 20
-"""Input positions whose answers the original gives once, for all variants."""
-
-LEAST_HEAL_SAMPLES = 256
-
-QUICK_ROUNDS = 7
 
 
 def convert(model: str, *, data: str, out: Path, options: ConvertOptions, progress: Progress | None = None) -> Report:
@@ -97,6 +97,8 @@ class _Conversion:
             None if options.plan is None else read_plan(options.plan, identity=identity_of(self.subject, options))
         )
         self.metric = metric_for(self.subject.data.split("test"), options.metric)
+        if options.task_loss:
+            task_of(self.metric)
         if self.metric is not None and self.metric.name not in DEFAULT_MAX_DROP and self._wish() == (None, None):
             raise UsageError(
                 "metric",
@@ -184,22 +186,8 @@ class _Conversion:
     ) -> tuple[list[Made], Survey]:
         if not plans:
             return [], found
-        self.progress.stage("the original's answers")
         subject, options = self.subject, self.options
-        heal_split = subject.data.split("heal")
-        probe = draw_samples(heal_split, 1, crop=options.heal_crop, seed=options.seed)
-        sample = probe if subject.fixed_batch is None else subject.example
-        with torch.no_grad():
-            limit = max(pool_size(sample, subject.gm(*sample)), subject.fixed_batch or 1)
-        pixels = max((x.shape[2:].numel() for x in probe if x.dim() == 4), default=1)
-        count = min(max(HEAL_PIXELS // pixels, LEAST_HEAL_SAMPLES), limit)
-        inputs = draw_samples(heal_split, count, crop=options.heal_crop, seed=options.seed + 1)
-        pool = build_pool(
-            subject.gm,
-            inputs,
-            batch=subject.fixed_batch,
-            on_batch=lambda done, total: self.progress.update(done, total, "samples"),
-        )
+        pool = healing_pool(subject, options, metric=self.metric, progress=self.progress)
         workshop = Workshop(
             subject,
             batches,

@@ -164,10 +164,11 @@ def make_plans(
     original_ms: float,
     progress: Progress,
     style: Style = FUSED_STYLE,
+    aims: Sequence[float] | None = None,
 ) -> list[Planned]:
     """Plans along the frontier, each checked by timing a stand-in of it against the original in ``runtime``.
 
-    ``original_ms`` is the original's median there.
+    ``original_ms`` is the original's median there. ``aims``: these speed-ups alone, instead of what the options wish.
 
     Raises:
         TargetNotReached: ``does_not_pay``, when no plan is faster than the original; ``limits_not_reached``, when none
@@ -179,16 +180,17 @@ def make_plans(
     search, quickest = begin_search(
         subject, table, timer, options, limits, runtime=runtime, original_ms=original_ms, style=style
     )
-    wanted = targets(options, quickest.expected)
+    wanted = targets(options, quickest.expected) if aims is None else list(aims)
     plans: list[Planned] = []
     for number, target in enumerate(wanted):
         planned = search.towards(target, seed=options.seed)
         if planned is not None and all(planned.plan != other.plan for other in plans):
             plans.append(planned)
         progress.update(number + 1, len(wanted), "plans")
-    if len(plans) < LEAST_VARIANTS and all(quickest.plan != other.plan for other in plans):
-        plans.append(quickest)
-    plans += search.more(LEAST_VARIANTS - len(plans), besides=plans, seed=options.seed)
+    if aims is None or not plans:
+        if len(plans) < LEAST_VARIANTS and all(quickest.plan != other.plan for other in plans):
+            plans.append(quickest)
+        plans += search.more(LEAST_VARIANTS - len(plans), besides=plans, seed=options.seed)
     if limits.any:
         # What the sites' own sizes do not show is a weight that something else reads too.
         plans = [one for one in plans if limits.kept_by(stand_in_of(subject, one.plan, seed=options.seed), subject)]
