@@ -10,15 +10,15 @@ from pathlib import Path
 from torch import Tensor
 
 from aslconvert.converter.data.dataset import Subset
-from aslconvert.converter.errors import TargetNotReached
 from aslconvert.converter.export.write import write_program
 from aslconvert.converter.fit.importance import output_importance
 from aslconvert.converter.heal.pool import Pool
 from aslconvert.converter.ir.load import export_model
 from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.pipeline.healing_pool import healing_pool
-from aslconvert.converter.pipeline.planning import QUICK_ROUNDS, Planned, make_plans, survey
-from aslconvert.converter.pipeline.style import find_style
+from aslconvert.converter.pipeline.plan_search import QUICK_ROUNDS
+from aslconvert.converter.pipeline.planned import Planned
+from aslconvert.converter.pipeline.planning import find_plans
 from aslconvert.converter.pipeline.subject import Subject, open_subject
 from aslconvert.converter.pipeline.timing import Timer
 from aslconvert.converter.progress import SilentProgress
@@ -33,7 +33,8 @@ UNIFORM_ROWS = (1.0, 2.0)
 class Settings:
     """How a run is made: ``budget`` seconds of healing a variant, or ``steps`` instead where given.
 
-    ``processor_time``: seconds of this process on its cores, so that runs side by side heal as much as alone.
+    ``processor_time``: seconds of this process on its cores, so that runs side by side heal as much as alone; on one
+    thread latencies are such too.
     ``speedups``: those that our plans aim at, the frontier of a conversion where there are none.
     """
 
@@ -82,33 +83,28 @@ class Context:
         path = self.folder / "plans.json"
         if path.is_file():
             return [Planned(**record) for record in json.loads(path.read_text())]
-        progress, settings = SilentProgress(), self.settings
+        settings = self.settings
         timer = Timer(self.subject.example, threads=settings.threads, seed=self.options.seed)
         if not settings.compile:
             timer.unavailable["compile"] = "not asked for"
         try:
             timer.add_original(self.subject.original)
-            runtime, original_ms = timer.fastest_original(rounds=QUICK_ROUNDS)
-            style = find_style(self.subject, timer, seed=self.options.seed)
-            found = survey(
-                self.subject, self.batches, self.options, threads=settings.threads, progress=progress, style=style
-            )
-            plans = make_plans(
+            found = find_plans(
                 self.subject,
-                found,
+                self.batches,
                 timer,
                 self.options,
-                runtime=runtime,
-                original_ms=original_ms,
-                progress=progress,
-                style=style,
+                fastest=timer.fastest_original(rounds=QUICK_ROUNDS),
+                threads=settings.threads,
+                progress=SilentProgress(),
                 aims=settings.speedups or None,
             )
-        except TargetNotReached as error:
-            self._refused.write_text(error.message)
-            plans = self._uniform()
         finally:
             timer.close()
+        plans = found.plans
+        if found.refusal is not None:
+            self._refused.write_text(found.refusal.message)
+            plans = self._uniform()
         plans = sorted(plans, key=lambda planned: planned.target)
         path.write_text(json.dumps([asdict(planned) for planned in plans]))
         return plans

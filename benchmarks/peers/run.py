@@ -14,7 +14,7 @@ from typing import Any
 from torch import fx
 
 from aslconvert.converter.cost.counts import count
-from aslconvert.converter.cost.latency import ratio
+from aslconvert.converter.cost.latency import planning_clock, ratio
 from aslconvert.converter.errors import InternalError, UserError
 from aslconvert.converter.heal.distil import Healing, heal
 from aslconvert.converter.pipeline.judge import Judge, metric_for
@@ -147,7 +147,11 @@ def _measured(context: Context, made: Sequence[Made], base: Row, tell: Tell) -> 
             elif variant.file is not None:
                 bench.add_int8(variant.key, variant.file)
         tell(f"{context.task.name}: measuring {len(made)} variants beside the original")
-        latency = bench.measure(rounds=settings.rounds, seed=seed)
+        latency = bench.measure(
+            rounds=settings.rounds,
+            seed=seed,
+            clock=planning_clock(settings.threads) if settings.processor_time else time.perf_counter_ns,
+        )
         unavailable = dict(bench.unavailable)
     finally:
         bench.close()

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from aslconvert.converter.cost.latency import Latency, measure
+from aslconvert.converter.cost.latency import Clock, Latency, measure
 from aslconvert.converter.cost.runtimes import compile_runner, onnx_runner, openvino_runner, torch_runner
 from aslconvert.converter.errors import AslconvertError
 from aslconvert.converter.export.onnx import onnx_bytes
@@ -72,11 +72,11 @@ class Bench:
         """A quantised ONNX file, in the two runtimes that read it."""
         self._add_file(name, lambda: model)
 
-    def measure(self, *, rounds: int, seed: int) -> dict[str, dict[str, Latency]]:
+    def measure(self, *, rounds: int, seed: int, clock: Clock) -> dict[str, dict[str, Latency]]:
         """Time everything, interleaved: latency by variant and runtime."""
         runners = {f"{name}|{runtime}": run for (name, runtime), run in self._runners.items()}
         with torch_threads(self._threads):
-            timed = measure(runners, rounds=rounds, seed=seed)
+            timed = measure(runners, rounds=rounds, seed=seed, clock=clock)
         table: dict[str, dict[str, Latency]] = {}
         for key, latency in timed.items():
             name, _, runtime = key.rpartition("|")

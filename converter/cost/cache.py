@@ -18,7 +18,7 @@ VARIABLE = "ASLCONVERT_CACHE"
 """Names the folder of the cache instead of the user's own."""
 
 MAKER = "aslconvert latency cache"
-VERSION = 1
+VERSION = 2
 
 KEEP = "keep"
 """The candidate that is the convolution itself; the others are named by their rows."""

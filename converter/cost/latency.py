@@ -16,6 +16,9 @@ from aslconvert.converter.cost.spread import Verdict, drifts, verdict
 DEFAULT_ROUNDS = 15
 DEFAULT_WARMUP = 2
 DEFAULT_MIN_TIME = 0.02  # seconds a sample lasts at least: far above the clock's and the scheduler's grain
+Clock = Callable[[], int]
+"""Nanoseconds since whenever."""
+
 _BOOTSTRAP = 2000
 _MAX_INNER = 10_000
 
@@ -59,6 +62,7 @@ def measure(
     warmup: int = DEFAULT_WARMUP,
     min_time: float = DEFAULT_MIN_TIME,
     seed: int = 0,
+    clock: Clock = time.perf_counter_ns,
 ) -> dict[str, Latency]:
     """Time every runner once a round, in a new random order each round.
 
@@ -68,13 +72,14 @@ def measure(
         warmup: untimed calls of each runner before the first round, at least 1.
         min_time: seconds that one sample lasts at least; 0 times single calls.
         seed: fixes the order of the runners and the bootstrap.
+        clock: what samples are read from; see ``planning_clock``.
 
     Raises:
         ValueError: no round, no warm-up or a negative ``min_time``.
     """
     if rounds < 3 or warmup < 1 or min_time < 0:
         raise ValueError(f"need rounds >= 3, warmup >= 1, min_time >= 0; got {rounds}, {warmup}, {min_time}")
-    inner = {name: _calls_for(run, warmup=warmup, min_time=min_time) for name, run in runners.items()}
+    inner = {name: _calls_for(run, warmup=warmup, min_time=min_time, clock=clock) for name, run in runners.items()}
     samples: dict[str, list[float]] = {name: [] for name in runners}
     order = list(runners)
     shuffle = random.Random(seed)
@@ -87,12 +92,22 @@ def measure(
             for name in order:
                 # An untimed call first: it takes the caches and the cores back from the runner before it.
                 runners[name]()
-                samples[name].append(_time_calls(runners[name], inner[name]))
+                samples[name].append(_time_calls(runners[name], inner[name], clock))
     finally:
         if collecting:
             gc.enable()
     drifted = drifts(samples)
     return {name: replace(summarise(values, seed=seed), drift=drifted[name]) for name, values in samples.items()}
+
+
+def planning_clock(threads: int) -> Clock:
+    """What latencies are read from that only decide what to try: on one thread the processor's own time.
+
+    It leaves out the time in which other processes had the core, and so tells on a busy machine what a quiet one
+    would: there a form that a site's clock time made look slow would never be tried. Threads wait for each other, and
+    waiting takes no processor time: of several only the clock on the wall tells the latency.
+    """
+    return time.process_time_ns if threads == 1 else time.perf_counter_ns
 
 
 def summarise(samples_ms: list[float] | tuple[float, ...], *, seed: int = 0) -> Latency:
@@ -125,18 +140,18 @@ def ratio(baseline: Latency, other: Latency, *, seed: int = 0) -> Ratio:
     return Ratio(value=baseline.p50_ms / other.p50_ms, ci_low=float(low), ci_high=float(high))
 
 
-def _calls_for(run: Callable[[], Any], *, warmup: int, min_time: float) -> int:
+def _calls_for(run: Callable[[], Any], *, warmup: int, min_time: float, clock: Clock) -> int:
     for _ in range(warmup):
         run()
-    once_ms = _time_calls(run, 1)
+    once_ms = _time_calls(run, 1, clock)
     return max(1, min(_MAX_INNER, round(min_time * 1e3 / max(once_ms, 1e-4))))
 
 
-def _time_calls(run: Callable[[], Any], calls: int) -> float:
-    start = time.perf_counter_ns()
+def _time_calls(run: Callable[[], Any], calls: int, clock: Clock) -> float:
+    start = clock()
     for _ in range(calls):
         run()
-    return (time.perf_counter_ns() - start) / calls / 1e6
+    return (clock() - start) / calls / 1e6
 
 
 def _resamples(count: int, seed: int) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:

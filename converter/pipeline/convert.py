@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -25,26 +24,20 @@ from aslconvert.converter.pipeline.judge import AGREEMENT_NAME, DEFAULT_MAX_DROP
 from aslconvert.converter.pipeline.limits import check_limits
 from aslconvert.converter.pipeline.measured import with_spread
 from aslconvert.converter.pipeline.plan_file import identity_of, plan_bytes, read_plan
-from aslconvert.converter.pipeline.planning import (
-    QUICK_ROUNDS,
-    Planned,
-    Survey,
-    load_plans,
-    make_plans,
-    store_plans,
-    survey,
-)
+from aslconvert.converter.pipeline.plan_search import QUICK_ROUNDS
+from aslconvert.converter.pipeline.planned import Planned
+from aslconvert.converter.pipeline.planning import find_plans, load_plans, store_plans
 from aslconvert.converter.pipeline.pruned import pruned_plans
-from aslconvert.converter.pipeline.quantised import Quantised, int8_form, original_made, quantised_variants
+from aslconvert.converter.pipeline.quantised import Quantised, original_made, quantised_variants
+from aslconvert.converter.pipeline.selection import Wish, select, tell_if_missed
 from aslconvert.converter.pipeline.state import State
-from aslconvert.converter.pipeline.style import find_style
 from aslconvert.converter.pipeline.subject import Subject, open_subject
-from aslconvert.converter.pipeline.timing import ORIGINAL, Timer, fastest_of, scored_form
+from aslconvert.converter.pipeline.survey import Survey
+from aslconvert.converter.pipeline.timing import ORIGINAL, Timer
 from aslconvert.converter.pipeline.variants import Made, Workshop, focused
 from aslconvert.converter.progress import Progress, SilentProgress
 from aslconvert.converter.prune.channels import need_torch_pruning
-from aslconvert.converter.report.schema import Precision, Report
-from aslconvert.converter.search.frontier import Point, choose, dominated
+from aslconvert.converter.report.schema import Report
 from aslconvert.converter.threads import torch_threads
 
 Batches = list[tuple[Tensor, ...]]
@@ -153,33 +146,31 @@ class _Conversion:
         return plans, found
 
     def _new_plans(self, batches: Batches, timer: Timer, fastest: tuple[str, float]) -> tuple[list[Planned], Survey]:
-        runtime, original_ms = fastest
-        style = find_style(self.subject, timer, seed=self.options.seed)
-        found = survey(self.subject, batches, self.options, threads=self.threads, progress=self.progress, style=style)
-        plans: list[Planned] = []
-        slow: TargetNotReached | None = None
-        try:
-            plans = make_plans(
-                self.subject,
-                found,
-                timer,
-                self.options,
-                runtime=runtime,
-                original_ms=original_ms,
-                progress=self.progress,
-                style=style,
-            )
-        except TargetNotReached as error:
-            slow = error
+        found = find_plans(
+            self.subject,
+            batches,
+            timer,
+            self.options,
+            fastest=fastest,
+            threads=self.threads,
+            progress=self.progress,
+        )
+        plans, surveyed = found.plans, found.survey
         if PRUNE in self.options.allow:
             pruned, left_out = pruned_plans(
-                self.subject, plans, timer, self.options, runtime=runtime, progress=self.progress, style=style
+                self.subject,
+                plans,
+                timer,
+                self.options,
+                runtime=fastest[0],
+                progress=self.progress,
+                style=found.style,
             )
-            plans, found = [*plans, *pruned], dataclasses.replace(found, left_out=left_out)
+            plans, surveyed = [*plans, *pruned], dataclasses.replace(surveyed, left_out=left_out)
         # Without a plan that pays, the original in 8 bits is still to be had.
-        if slow is not None and not plans and INT8 not in self.options.allow:
-            raise slow
-        return plans, found
+        if found.refusal is not None and not plans and INT8 not in self.options.allow:
+            raise found.refusal
+        return plans, surveyed
 
     def _variants(
         self, state: State, batches: Batches, plans: list[Planned], found: Survey, started: float
@@ -206,31 +197,19 @@ class _Conversion:
         quantised, found = self._quantised(made, found, batches)
         with self._timed("measure"):
             self.progress.stage("measure")
-            for variant in made:
-                timer.add_variant(variant.planned.id, variant.gm)
-            for item in quantised:
-                timer.add_int8(item.id, item.data)
-            focus = focused([variant.planned for variant in made], options)
-            for variant in made:
-                if variant.planned in focus:
-                    timer.add_compiled(variant.planned.id, variant.gm)
-            latency = timer.measure()
-            fastest = min(value.p50_ms for value in latency[ORIGINAL].values())
-            quantised = [item for item in quantised if item.id in latency]
-            forms: dict[str, tuple[Precision, Callable[..., Any]]] = {
-                v.planned.id: scored_form(v.gm, latency[v.planned.id]) for v in made
-            }
-            for item in quantised:
-                forms[item.id] = "int8", int8_form(item.data, fastest_of(latency[item.id]))
-            speedups = {key: fastest / min(value.p50_ms for value in latency[key].values()) for key in forms}
-            validate = self._judge_of("validate")
-            chosen_by = [Point(key, speedups[key], validate.score(form).loss) for key, (_, form) in forms.items()]
-            min_speedup, max_drop = self._wish()
-            chosen, self._met = choose(chosen_by, min_speedup=min_speedup, max_drop=max_drop)
-            chosen = chosen if self.decided is None else self.decided.chosen
             test = self._judge_of("test")
-            scores = {key: test.score(form) for key, (_, form) in forms.items()}
-            worse = dominated([Point(key, speedups[key], score.loss) for key, score in scores.items()])
+            selection = select(
+                made,
+                quantised,
+                timer,
+                options,
+                wish=self._wish(),
+                validate=lambda: self._judge_of("validate"),
+                test=test,
+                decided=None if self.decided is None else self.decided.chosen,
+            )
+        latency, scores, chosen = selection.latency, selection.scores, selection.chosen
+        quantised, self._met = list(selection.quantised), selection.met
         rounded = next((item for item in quantised if item.id == chosen), None)
         best = rounded.made if rounded is not None else next(v for v in made if v.planned.id == chosen)
         # Of a chosen variant in float the file in 8 bits is the one that was found here too, where it is asked for.
@@ -261,15 +240,20 @@ class _Conversion:
                     subject,
                     scores[v.planned.id],
                     latency[v.planned.id],
-                    fastest,
-                    dominated=v.planned.id in worse,
-                    precision=forms[v.planned.id][0],
+                    selection.fastest,
+                    dominated=v.planned.id in selection.worse,
+                    precision=selection.precisions[v.planned.id],
                 )
                 for v in made
             ]
             + [
                 record.quantised_record(
-                    item, subject, scores[item.id], latency[item.id], fastest, dominated=item.id in worse
+                    item,
+                    subject,
+                    scores[item.id],
+                    latency[item.id],
+                    selection.fastest,
+                    dominated=item.id in selection.worse,
                 )
                 for item in quantised
             ],
@@ -333,7 +317,7 @@ class _Conversion:
         report = report.model_copy(update={"variants_left_out": found.left_out})
         return with_spread(report, latency, pinned=timer.pinned, cached=found.cached, notes=found.notes)
 
-    def _wish(self) -> tuple[float | None, float | None]:
+    def _wish(self) -> Wish:
         options = self.options
         if options.min_speedup is None and options.max_drop is None:
             name = self.metric.name if self.metric is not None else AGREEMENT_NAME
@@ -368,30 +352,4 @@ def _check_heal_batch(fixed: int | None, options: ConvertOptions) -> None:
             "heal_batch",
             f"The model takes batches of {fixed} only: a step of healing cannot be of another size or in pieces.",
             hint="Leave --heal-batch and --accumulate away, or export the model with a dynamic batch.",
-        )
-
-
-def tell_if_missed(report: Report, *, min_speedup: float | None, max_drop: float | None, met: bool, out: Path) -> None:
-    """Raise TargetNotReached when the chosen variant misses the wish; ``met``: on the validate split it did not."""
-    variant = report.chosen_variant
-    if variant is None:
-        return
-    if min_speedup is not None and variant.best_speedup < min_speedup:
-        raise TargetNotReached(
-            "speedup_not_reached",
-            f"No variant is {min_speedup:g} times as fast as the original; the fastest, {variant.id}, is "
-            f"{variant.best_speedup:.2f} times as fast. It was written to '{out}'.",
-        )
-    loss = variant.loss.value if variant.loss is not None else variant.agreement.relative_l2
-    if max_drop is not None and loss > max_drop:
-        told = (
-            f"{variant.id} was chosen on the validate split, but loses {loss:.4g} on the test split, more than "
-            f"{max_drop:g}."
-            if met
-            else f"No variant loses at most {max_drop:g}; the best, {variant.id}, loses {loss:.4g}."
-        )
-        raise TargetNotReached(
-            "accuracy_not_reached",
-            f"{told} It was written to '{out}'.",
-            hint="Give more time with --budget, or accept a larger --max-drop.",
         )

@@ -15,9 +15,10 @@ from pathlib import Path
 from aslconvert.converter.errors import UsageError
 from aslconvert.converter.export.recipes import Recipe
 from aslconvert.converter.options import ConvertOptions
-from aslconvert.converter.pipeline.planning import Planned, Survey, read_survey, survey_record
+from aslconvert.converter.pipeline.planned import Planned
 from aslconvert.converter.pipeline.quantised import Quantised, int8_records, read_int8_records
 from aslconvert.converter.pipeline.subject import Subject
+from aslconvert.converter.pipeline.survey import Survey, read_survey, survey_record
 from aslconvert.converter.pipeline.variants import Made
 
 PLAN = "plan.json"

@@ -16,18 +16,12 @@ from aslconvert.converter.errors import TargetNotReached, UsageError
 from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.pipeline.limits import check_limits, limits_of, need_feasible, out_of_reach
 from aslconvert.converter.pipeline.measured import drift_notes
-from aslconvert.converter.pipeline.planning import (
-    LEAST_GAIN,
-    QUICK_ROUNDS,
-    Planned,
-    Survey,
-    measured_costs,
-    stand_in_of,
-    survey,
-)
+from aslconvert.converter.pipeline.plan_search import LEAST_GAIN, QUICK_ROUNDS
+from aslconvert.converter.pipeline.planned import Planned, stand_in_of
 from aslconvert.converter.pipeline.sketch import sketch_plans
 from aslconvert.converter.pipeline.style import Style, find_style
 from aslconvert.converter.pipeline.subject import Subject, open_subject
+from aslconvert.converter.pipeline.survey import Survey, measured_costs, survey
 from aslconvert.converter.pipeline.timing import ORIGINAL, Timer
 from aslconvert.converter.progress import Progress, SilentProgress
 from aslconvert.converter.search.candidates import PROBED_ROWS_PER_CHANNEL, Candidate

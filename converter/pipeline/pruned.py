@@ -16,7 +16,9 @@ from aslconvert.converter.ir.site import ConvSite
 from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.passes.replace_sites import replace_sites
 from aslconvert.converter.pipeline.limits import limits_of
-from aslconvert.converter.pipeline.planning import DEFAULT_SPEEDUPS, LEAST_GAIN, MARGIN, QUICK_ROUNDS, Planned
+from aslconvert.converter.pipeline.plan_search import LEAST_GAIN, MARGIN, QUICK_ROUNDS
+from aslconvert.converter.pipeline.planned import Planned
+from aslconvert.converter.pipeline.planning import DEFAULT_SPEEDUPS
 from aslconvert.converter.pipeline.style import FUSED_STYLE, Style
 from aslconvert.converter.pipeline.subject import Subject
 from aslconvert.converter.pipeline.timing import Timer

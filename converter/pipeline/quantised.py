@@ -18,7 +18,7 @@ from aslconvert.converter.export.recipes import Found, Recipe, Trial, distance, 
 from aslconvert.converter.export.reexport import Reexport
 from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.passes.lower import lower
-from aslconvert.converter.pipeline.planning import Planned
+from aslconvert.converter.pipeline.planned import Planned
 from aslconvert.converter.pipeline.subject import CALIBRATION_BATCH, Subject
 from aslconvert.converter.pipeline.timing import ORIGINAL
 from aslconvert.converter.pipeline.variants import Made

@@ -17,10 +17,10 @@ from aslconvert.converter.ir.graph import attribute, notes_of
 from aslconvert.converter.ir.site import ConvSite
 from aslconvert.converter.passes.replace_sites import SITE
 from aslconvert.converter.pipeline.judge import Score
-from aslconvert.converter.pipeline.planning import Survey
 from aslconvert.converter.pipeline.pruned import Cut
 from aslconvert.converter.pipeline.quantised import Quantised
 from aslconvert.converter.pipeline.subject import Subject
+from aslconvert.converter.pipeline.survey import Survey
 from aslconvert.converter.pipeline.timing import latency_values
 from aslconvert.converter.pipeline.variants import Made
 from aslconvert.converter.prune.channels import REASONS

@@ -6,9 +6,12 @@ from dataclasses import replace
 
 from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.pipeline.limits import limits_of
-from aslconvert.converter.pipeline.planning import Planned, Survey, begin_search, named, targets
+from aslconvert.converter.pipeline.plan_search import begin_search
+from aslconvert.converter.pipeline.planned import Planned, named
+from aslconvert.converter.pipeline.planning import targets
 from aslconvert.converter.pipeline.style import Style
 from aslconvert.converter.pipeline.subject import Subject
+from aslconvert.converter.pipeline.survey import Survey
 from aslconvert.converter.pipeline.timing import Timer
 from aslconvert.converter.progress import Progress
 from aslconvert.converter.search.plan import candidates_of

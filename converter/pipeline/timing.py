@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, fx
 
-from aslconvert.converter.cost.latency import Latency, measure
+from aslconvert.converter.cost.latency import Latency, measure, planning_clock
 from aslconvert.converter.cost.pinning import pinned
 from aslconvert.converter.cost.runtimes import (
     FILE_RUNNERS,
@@ -104,7 +105,7 @@ class Timer:
     def add_compiled(self, name: str, gm: fx.GraphModule) -> None:
         """A variant that was added, compiled in the form that is faster."""
         eager = {runtime: self._runners[name, runtime] for runtime in ("torch", "torch_channels_last")}
-        form = packed_form if self.packed_wins(self._measure(eager, rounds=FORM_ROUNDS)) else fast_form
+        form = packed_form if self.packed_wins(self._measure(eager, rounds=FORM_ROUNDS, planning=True)) else fast_form
         self._try(name, "compile", lambda: compile_runner(form(gm), self._example))
 
     def measure(self, *, rounds: int = FINAL_ROUNDS) -> dict[str, dict[str, Latency]]:
@@ -147,7 +148,7 @@ class Timer:
                 path.write_bytes(onnx_bytes(reexport(lower(gm), self._example)))
                 for name in chosen:
                     runners[name] = FILE_RUNNERS[name](path, self._example, threads=self._threads)
-        return self._measure(runners, rounds=rounds)
+        return self._measure(runners, rounds=rounds, planning=True)
 
     @staticmethod
     def packed_wins(timed: Mapping[str, Latency]) -> bool:
@@ -158,13 +159,16 @@ class Timer:
     def fastest_original(self, *, rounds: int) -> tuple[str, float]:
         """The original's fastest runtime and its median in milliseconds."""
         runners = {runtime: run for (name, runtime), run in self._runners.items() if name == ORIGINAL}
-        timed = self._measure(runners, rounds=rounds)
+        timed = self._measure(runners, rounds=rounds, planning=True)
         best = min(timed, key=lambda runtime: timed[runtime].p50_ms)
         return best, timed[best].p50_ms
 
-    def _measure(self, runners: Mapping[str, Callable[[], Any]], *, rounds: int) -> dict[str, Latency]:
+    def _measure(
+        self, runners: Mapping[str, Callable[[], Any]], *, rounds: int, planning: bool = False
+    ) -> dict[str, Latency]:
+        clock = planning_clock(self._threads) if planning else time.perf_counter_ns
         with torch_threads(self._threads), pinned(self._threads) as self.pinned:
-            return measure(runners, rounds=rounds, seed=self._seed)
+            return measure(runners, rounds=rounds, seed=self._seed, clock=clock)
 
     def _add_onnx(self, name: str, build: Callable[[], fx.GraphModule]) -> None:
         path = Path(self._folder.name) / f"{name}.onnx"

@@ -15,7 +15,7 @@ from aslconvert.converter.heal.distil import heal
 from aslconvert.converter.heal.pool import Pool
 from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.passes.replace_sites import replace_sites
-from aslconvert.converter.pipeline.planning import Planned
+from aslconvert.converter.pipeline.planned import Planned
 from aslconvert.converter.pipeline.pruned import Cut, cut
 from aslconvert.converter.pipeline.state import State
 from aslconvert.converter.pipeline.subject import Subject

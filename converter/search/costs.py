@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -14,7 +15,7 @@ from torch import Tensor, fx
 
 import aslconvert.kernels  # noqa: F401  registers torch.ops.asl
 from aslconvert.converter.cost.cache import KEEP, Entry, LatencyCache
-from aslconvert.converter.cost.latency import Latency, measure, ratio, summarise
+from aslconvert.converter.cost.latency import Clock, Latency, measure, ratio, summarise
 from aslconvert.converter.cost.runtimes import torch_runner
 from aslconvert.converter.cost.spread import agrees
 from aslconvert.converter.ir.graph import aten
@@ -71,12 +72,13 @@ def site_costs(
     int16: bool = False,
     cache: LatencyCache | None = None,
     files: FileRunner | None = None,
+    clock: Clock = time.perf_counter_ns,
 ) -> SiteCosts:
     """Latency of the kept convolution (eager torch) and of each row count (fast form), per call of the site.
 
     ``int16``: in the 16-bit form. ``cache``: what it holds of these sites is taken from it, once two of its candidates
     were timed again and agree; the rest is added to it. ``files``: everything runs in that runtime instead, where rows
-    read their channels in order.
+    read their channels in order. ``clock``: as of ``measure``.
 
     The gate keeps a site unless some candidate with fewer rows than all taps is faster than the convolution with 95 %
     confidence, over rounds in which both were timed. Tied sites are kept only if every one of them is.
@@ -92,9 +94,9 @@ def site_costs(
         bench = _Bench(site, shapes[site.name], relu=_only_relu(nodes[site.node]), seed=seed, int16=int16, files=files)
         kinds[site.name] = bench.kind
         benches.setdefault(bench.kind, bench)
-    entries, notes = _stored(benches, cache, seed=seed)
+    entries, notes = _stored(benches, cache, seed=seed, clock=clock)
     known = set(entries)
-    entries |= _measured({kind: bench for kind, bench in benches.items() if kind not in known}, seed=seed)
+    entries |= _measured({kind: bench for kind, bench in benches.items() if kind not in known}, seed=seed, clock=clock)
     cached = sum(kinds[site.name] in known for site in sites)
     if cache is not None:
         notes = [*cache.notes, *notes]
@@ -148,7 +150,7 @@ class _Bench:
 
 
 def _stored(
-    benches: Mapping[str, _Bench], cache: LatencyCache | None, *, seed: int
+    benches: Mapping[str, _Bench], cache: LatencyCache | None, *, seed: int, clock: Clock
 ) -> tuple[dict[str, Entry], list[str]]:
     """What the cache holds of these kinds, if a few candidates that are timed again still take as long; and notes."""
     if cache is None:
@@ -161,7 +163,7 @@ def _stored(
     pairs = [(kind, candidate) for kind in known for candidate in benches[kind].candidates]
     picked = random.Random(seed).sample(pairs, min(CHECKED, len(pairs)))
     runners = {f"{kind}|{candidate}": benches[kind].runner(candidate) for kind, candidate in picked}
-    again = measure(runners, rounds=ROUNDS, min_time=MIN_TIME, seed=seed)
+    again = measure(runners, rounds=ROUNDS, min_time=MIN_TIME, seed=seed, clock=clock)
     for kind, candidate in picked:
         now, stored = again[f"{kind}|{candidate}"], known[kind].samples[candidate]
         if not agrees(stored, now.samples, seed=seed):
@@ -172,14 +174,14 @@ def _stored(
     return known, []
 
 
-def _measured(benches: Mapping[str, _Bench], *, seed: int) -> dict[str, Entry]:
+def _measured(benches: Mapping[str, _Bench], *, seed: int, clock: Clock) -> dict[str, Entry]:
     """Time all candidates of these kinds, interleaved, and let the gate decide on each kind."""
     runners = {
         f"{index}:{candidate}": bench.runner(candidate)
         for index, bench in enumerate(benches.values())
         for candidate in bench.candidates
     }
-    timed = measure(runners, rounds=ROUNDS, min_time=MIN_TIME, seed=seed)
+    timed = measure(runners, rounds=ROUNDS, min_time=MIN_TIME, seed=seed, clock=clock)
     entries: dict[str, Entry] = {}
     for index, (kind, bench) in enumerate(benches.items()):
         exact = bench.site.exact_rows
@@ -190,7 +192,7 @@ def _measured(benches: Mapping[str, _Bench], *, seed: int) -> dict[str, Entry]:
         if reason is not None and trials and trials[best].p50_ms < keep.p50_ms:
             # Other work on the machine spoils rounds: what is faster in the median only gets a second, longer look.
             pair = {name: runners[f"{index}:{name}"] for name in (KEEP, str(best))}
-            again = measure(pair, rounds=SECOND_ROUNDS, min_time=MIN_TIME, seed=seed)
+            again = measure(pair, rounds=SECOND_ROUNDS, min_time=MIN_TIME, seed=seed, clock=clock)
             reason = gate(again[KEEP], {best: again[str(best)]})
         samples = {candidate: timed[f"{index}:{candidate}"].samples for candidate in bench.candidates}
         entries[kind] = Entry(samples=samples, gated=reason)

@@ -10,7 +10,7 @@ import pytest
 
 from aslconvert.cli.main import main
 from aslconvert.converter.cost import spread
-from aslconvert.converter.pipeline import planning, predict
+from aslconvert.converter.pipeline import plan_search, predict
 
 NET = """
 import torch
@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        for module in (planning, predict):
+        for module in (plan_search, predict):
             patch.setattr(module, "QUICK_ROUNDS", 3)
             # Whether it pays is not what is tested, nor whether a busy machine takes equally long twice.
             patch.setattr(module, "LEAST_GAIN", 0.01)

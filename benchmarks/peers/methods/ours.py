@@ -15,7 +15,7 @@ from aslconvert.converter.fit.layerwise import fit_layerwise
 from aslconvert.converter.heal.optimiser import shift_names
 from aslconvert.converter.ir.graph import attribute
 from aslconvert.converter.passes.replace_sites import replace_sites
-from aslconvert.converter.pipeline.planning import Planned
+from aslconvert.converter.pipeline.planned import Planned
 from aslconvert.converter.search.candidates import stand_in
 from peers.context import Context
 

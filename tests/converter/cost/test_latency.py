@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import gc
 import itertools
+import time
 from collections.abc import Callable
 
 import pytest
 
-from aslconvert.converter.cost import latency
-from aslconvert.converter.cost.latency import Latency, measure, ratio, summarise
+from aslconvert.converter.cost.latency import Latency, measure, planning_clock, ratio, summarise
 
 
 class FakeClock:
@@ -16,7 +16,7 @@ class FakeClock:
     def __init__(self) -> None:
         self.nanoseconds = 0
 
-    def perf_counter_ns(self) -> int:
+    def __call__(self) -> int:
         return self.nanoseconds
 
     def takes(self, *milliseconds: float) -> Callable[[], None]:
@@ -29,21 +29,19 @@ class FakeClock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
-    fake = FakeClock()
-    monkeypatch.setattr(latency, "time", fake)
-    return fake
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 def test_medians_and_their_ratio_are_the_truth(clock: FakeClock) -> None:
-    found = measure({"slow": clock.takes(2.0), "fast": clock.takes(0.5)}, rounds=9, min_time=0.002)
+    found = measure({"slow": clock.takes(2.0), "fast": clock.takes(0.5)}, rounds=9, min_time=0.002, clock=clock)
     assert (found["slow"].p50_ms, found["fast"].p50_ms) == (2.0, 0.5)
     assert ratio(found["slow"], found["fast"]).value == 4.0
     assert all(len(one.samples) == 9 for one in found.values())
 
 
 def test_short_calls_are_repeated_within_a_sample(clock: FakeClock) -> None:
-    found = measure({"uneven": clock.takes(0.5, 1.5)}, rounds=5, warmup=1, min_time=0.03)
+    found = measure({"uneven": clock.takes(0.5, 1.5)}, rounds=5, warmup=1, min_time=0.03, clock=clock)
     assert found["uneven"].samples == pytest.approx([1.0] * 5, rel=0.05)
 
 
@@ -100,3 +98,14 @@ def test_ratios_pair_the_rounds() -> None:
 def test_measurements_that_say_nothing_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="rounds >= 3"):
         measure({"a": lambda: None}, **options)  # type: ignore[arg-type]
+
+
+def test_planning_on_one_thread_leaves_out_the_time_of_others() -> None:
+    def waits() -> None:
+        time.sleep(0.005)
+        sum(range(1000))
+
+    on_the_wall = measure({"waits": waits}, rounds=3, min_time=0.0, clock=planning_clock(2))["waits"]
+    of_the_processor = measure({"waits": waits}, rounds=3, min_time=0.0, clock=planning_clock(1))["waits"]
+    assert on_the_wall.p50_ms >= 5
+    assert 0 < of_the_processor.p50_ms < on_the_wall.p50_ms / 4

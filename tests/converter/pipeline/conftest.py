@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from aslconvert.converter.pipeline import planning, pruned, timing, variants
+from aslconvert.converter.pipeline import plan_search, pruned, timing, variants
 
 
 # For one module at a time: the environment is everybody's, and other tests need the compiler.
@@ -19,7 +19,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     importlib.import_module("torch._inductor.config")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(timing.Timer.measure.__kwdefaults__, "rounds", 3)
-        patch.setattr(planning, "QUICK_ROUNDS", 3)
+        patch.setattr(plan_search, "QUICK_ROUNDS", 3)
         patch.setattr(pruned, "QUICK_ROUNDS", 3)
         patch.setattr(pruned, "TRIALS", 1)
         patch.setattr(module, "QUICK_ROUNDS", 3)

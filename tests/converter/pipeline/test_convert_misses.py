@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from aslconvert.converter.errors import TargetNotReached, UsageError
 from aslconvert.converter.options import ConvertOptions
-from aslconvert.converter.pipeline import convert, planning
+from aslconvert.converter.pipeline import convert, plan_search
 
 
 class Listener:
@@ -43,7 +43,7 @@ class Slow(nn.Module):
 
 def test_a_net_that_gains_nothing_is_left_alone(quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # On a busy machine two timings of three rounds may differ by more than a twentieth, with nothing gained.
-    monkeypatch.setattr(planning, "LEAST_GAIN", 1.7)
+    monkeypatch.setattr(plan_search, "LEAST_GAIN", 1.7)
     program = torch.export.export(Slow().eval(), (torch.zeros(2, 1, 32, 32),))
     torch.export.save(program, tmp_path / "slow.pt2")
     np.savez(tmp_path / "data.npz", x=np.random.default_rng(0).random((40, 1, 32, 32), dtype=np.float32))

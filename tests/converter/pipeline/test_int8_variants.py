@@ -19,9 +19,10 @@ from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.passes.lower import lower
 from aslconvert.converter.pipeline import convert, quantised, timing
 from aslconvert.converter.pipeline.plan_file import identity_of, plan_bytes
-from aslconvert.converter.pipeline.planning import Planned, Survey
+from aslconvert.converter.pipeline.planned import Planned
 from aslconvert.converter.pipeline.quantised import Quantised, int8_form, original_made, quantised_variants
 from aslconvert.converter.pipeline.subject import Subject, open_subject
+from aslconvert.converter.pipeline.survey import Survey
 from aslconvert.converter.pipeline.timing import Timer
 from aslconvert.converter.pipeline.variants import Made
 from aslconvert.converter.progress import SilentProgress

@@ -16,9 +16,10 @@ from aslconvert.converter.heal import distil, loop
 from aslconvert.converter.heal.checkpoint import write_checkpoint
 from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.pipeline.plan_file import identity_of, plan_bytes
-from aslconvert.converter.pipeline.planning import Planned, Survey
+from aslconvert.converter.pipeline.planned import Planned
 from aslconvert.converter.pipeline.state import FOLDER
 from aslconvert.converter.pipeline.subject import open_subject
+from aslconvert.converter.pipeline.survey import Survey
 from aslconvert.converter.pipeline.variants import Made
 
 STEPS = 40

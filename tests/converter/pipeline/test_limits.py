@@ -11,8 +11,10 @@ from aslconvert.converter.errors import TargetNotReached, UsageError
 from aslconvert.converter.options import ConvertOptions, parse_amount
 from aslconvert.converter.pipeline.limits import limits_of
 from aslconvert.converter.pipeline.plan_file import identity_of
-from aslconvert.converter.pipeline.planning import Planned, Survey, make_plans
+from aslconvert.converter.pipeline.planned import Planned
+from aslconvert.converter.pipeline.planning import make_plans
 from aslconvert.converter.pipeline.subject import Subject, open_subject
+from aslconvert.converter.pipeline.survey import Survey
 from aslconvert.converter.progress import SilentProgress
 from aslconvert.converter.search.candidates import row_grid
 

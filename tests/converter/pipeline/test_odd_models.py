@@ -13,7 +13,7 @@ from aslconvert.converter.export.verify import check_dir
 from aslconvert.converter.ir.graph import graph_module
 from aslconvert.converter.ir.load import export_model
 from aslconvert.converter.options import ConvertOptions
-from aslconvert.converter.pipeline import convert, planning
+from aslconvert.converter.pipeline import convert, plan_search, planning
 from aslconvert.converter.pipeline.subject import open_subject
 
 
@@ -60,7 +60,7 @@ def test_the_whole_way(
     quick: None, dtype: torch.dtype, batch: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # So small a net is faster as it is; one variant is enough to show the way.
-    monkeypatch.setattr(planning, "LEAST_GAIN", 0.0)
+    monkeypatch.setattr(plan_search, "LEAST_GAIN", 0.0)
     monkeypatch.setattr(planning, "LEAST_VARIANTS", 1)
     monkeypatch.setattr(planning, "targets", lambda options, most: [most])
     path, out = odd(tmp_path, dtype, batch), tmp_path / "out"

@@ -9,8 +9,11 @@ from aslconvert.converter.errors import InfrastructureError, UsageError
 from aslconvert.converter.fit.layerwise import SiteFit
 from aslconvert.converter.fit.rows import Block
 from aslconvert.converter.options import ConvertOptions
-from aslconvert.converter.pipeline.planning import LEAST_GAIN, Planned, Survey, load_plans, store_plans, targets
+from aslconvert.converter.pipeline.plan_search import LEAST_GAIN
+from aslconvert.converter.pipeline.planned import Planned
+from aslconvert.converter.pipeline.planning import load_plans, store_plans, targets
 from aslconvert.converter.pipeline.state import State
+from aslconvert.converter.pipeline.survey import Survey
 from aslconvert.converter.pipeline.variants import FOCUS_SHARE, focused, shares
 
 

@@ -10,8 +10,9 @@ from aslconvert.converter.errors import UsageError
 from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.pipeline import convert
 from aslconvert.converter.pipeline.plan_file import identity_of, plan_bytes, read_plan
-from aslconvert.converter.pipeline.planning import Planned, Survey
+from aslconvert.converter.pipeline.planned import Planned
 from aslconvert.converter.pipeline.subject import open_subject
+from aslconvert.converter.pipeline.survey import Survey
 from aslconvert.converter.pipeline.variants import Made
 from aslconvert.converter.report.schema import Report
 

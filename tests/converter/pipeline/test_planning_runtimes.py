@@ -15,9 +15,11 @@ from aslconvert.converter.fit.layerwise import fit_layerwise
 from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.passes.lower import lower
 from aslconvert.converter.passes.replace_sites import replace_sites
-from aslconvert.converter.pipeline.planning import Planned, Survey, make_plans, survey
+from aslconvert.converter.pipeline.planned import Planned
+from aslconvert.converter.pipeline.planning import make_plans
 from aslconvert.converter.pipeline.style import FUSED_STYLE, Style, find_style
 from aslconvert.converter.pipeline.subject import Subject, open_subject
+from aslconvert.converter.pipeline.survey import Survey, survey
 from aslconvert.converter.progress import SilentProgress
 
 OPTIONS = ConvertOptions(threads=1, min_speedup=1.5)

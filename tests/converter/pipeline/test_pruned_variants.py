@@ -19,10 +19,11 @@ from aslconvert.converter.ir.graph import copy_graph, graph_module
 from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.pipeline import convert, pruned
 from aslconvert.converter.pipeline.plan_file import identity_of, plan_bytes
-from aslconvert.converter.pipeline.planning import Planned, Survey
+from aslconvert.converter.pipeline.planned import Planned
 from aslconvert.converter.pipeline.pruned import SHARES, cut, pruned_plans
 from aslconvert.converter.pipeline.state import State
 from aslconvert.converter.pipeline.subject import Subject, open_subject
+from aslconvert.converter.pipeline.survey import Survey
 from aslconvert.converter.pipeline.variants import Made, Workshop
 from aslconvert.converter.progress import SilentProgress
 from aslconvert.converter.prune.channels import REASONS
