@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from aslconvert.converter.cost.latency import Latency, summarise
+from aslconvert.converter.cost.runtimes import ONNX_RUNTIMES
 from aslconvert.converter.ir.graph import find_sites, graph_module
-from aslconvert.converter.ir.load import load_program
+from aslconvert.converter.ir.load import export_model, load_program
 from aslconvert.converter.passes.replace_sites import replace_sites
 from aslconvert.converter.pipeline.timing import INT16, Timer, scored_form
 from aslconvert.converter.search.candidates import stand_in
@@ -40,3 +42,24 @@ def test_the_fastest_form_is_scored(workshop: Path) -> None:
     with torch.no_grad():
         assert (torch.equal(form(x), converted(x))) is not has_int16()
         torch.testing.assert_close(form(x), converted(x), rtol=1e-2, atol=1e-2)
+
+
+def test_a_stand_in_that_cannot_be_lowered_is_told() -> None:
+    class Rare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.special.bessel_j0(self.conv(x))
+
+    x = torch.randn(1, 3, 8, 8)
+    gm = graph_module(export_model(Rare().eval(), (x,)))
+    timer = Timer((x,), threads=1, seed=0, int16=False)
+    try:
+        assert set(timer.quick(gm, rounds=3, lowered=ONNX_RUNTIMES)) == {"torch", "torch_channels_last"}
+        (told,) = timer.unavailable
+        assert told.startswith("onnxruntime")
+        assert told.endswith("of stand-ins")
+    finally:
+        timer.close()

@@ -1,0 +1,76 @@
+"""What a job might try: each function is an engine that reports whether it could."""
+
+import ctypes
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Tell = Callable[..., None]
+
+
+def echo(*, kind: str, payload: dict[str, Any], folder: Path, tell: Tell) -> dict[str, Any]:
+    tell("stage", name="echo")
+    (folder / "own.txt").write_text("mine")
+    return {"kind": kind, "payload": payload, "environment": dict(os.environ), "pid": os.getpid(), "cwd": os.getcwd()}
+
+
+def attempts(*, kind: str, payload: dict[str, Any], folder: Path, tell: Tell) -> dict[str, Any]:
+    outside = Path(payload["outside"])
+    tried: dict[str, Callable[[], object]] = {
+        "connect": lambda: socket.create_connection(("127.0.0.1", payload["port"]), timeout=2),
+        "unix socket": lambda: socket.socket(socket.AF_UNIX).connect(payload["unix"]),
+        "write outside": lambda: outside.joinpath("new.txt").write_text("x"),
+        "change outside": lambda: outside.joinpath("there.txt").write_text("x"),
+        "read outside": lambda: outside.joinpath("there.txt").read_text(),
+        "remove outside": lambda: outside.joinpath("there.txt").unlink(),
+        "link out": lambda: (folder / "link").symlink_to(outside / "there.txt") or (folder / "link").read_text(),
+        "parent's environment": lambda: Path(f"/proc/{payload['parent']}/environ").read_bytes(),
+        "parent's memory": lambda: os.open(f"/proc/{payload['parent']}/mem", os.O_RDONLY),
+        "signal the parent": lambda: os.kill(payload["parent"], 0),
+        "trace": lambda: _call("ptrace", 0, 0, 0, 0),
+        "mount": lambda: _call("mount", b"none", str(folder).encode(), b"tmpfs", 0, None),
+        "new namespace": lambda: _call("unshare", 0x10000000),
+        "pipe out of a child": lambda: subprocess.run(["/bin/sh", "-c", f"echo x > {outside}/sh.txt"], check=True),
+        "open many files": lambda: [open(os.devnull) for _ in range(5000)],  # noqa: SIM115
+        "take much memory": lambda: bytearray(8 << 30),
+        "write a large file": lambda: (folder / "large").write_bytes(bytes(64 << 20)),
+    }
+    result = {}
+    for name, attempt in tried.items():
+        try:
+            attempt()
+            result[name] = "could"
+        except (OSError, MemoryError, subprocess.SubprocessError) as error:
+            result[name] = type(error).__name__
+    return result
+
+
+def forever(*, kind: str, payload: dict[str, Any], folder: Path, tell: Tell) -> dict[str, Any]:
+    """Starts another process in a session of its own, tells, and never returns."""
+    beat = str(folder / "beat")
+    code = f"import time\nwhile True:\n    open({beat!r}, 'w').write(str(time.time()))\n    time.sleep(.05)"
+    subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    while not (folder / "beat").exists():
+        time.sleep(0.01)
+    tell("beating")
+    while True:
+        time.sleep(1)
+
+
+def fails(*, kind: str, payload: dict[str, Any], folder: Path, tell: Tell) -> dict[str, Any]:
+    if kind == "crash":
+        os.kill(os.getpid(), 11)
+        ctypes.string_at(0)
+    if kind == "memory":
+        raise MemoryError
+    raise ValueError("no such thing")
+
+
+def _call(name: str, *values: object) -> None:
+    if getattr(ctypes.CDLL(None, use_errno=True), name)(*values) < 0:
+        raise OSError(ctypes.get_errno(), name)

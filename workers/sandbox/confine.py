@@ -1,0 +1,196 @@
+"""Gives up rights, one after the other, and tells which of them the system let go."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from aslconvert.workers.sandbox.kernel import (
+    CLONE_NEWIPC,
+    CLONE_NEWNET,
+    CLONE_NEWPID,
+    CLONE_NEWUSER,
+    PR_SET_NO_NEW_PRIVS,
+    PR_SET_PDEATHSIG,
+    drop_capabilities,
+    prctl,
+    unshare,
+)
+from aslconvert.workers.sandbox.landlock import restrict_files
+from aslconvert.workers.sandbox.limits import Limits
+from aslconvert.workers.sandbox.seccomp import refuse_calls
+
+SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc", "/proc", "/sys/devices", "/sys/fs/cgroup", "/dev/urandom")
+"""What a Python with its libraries reads, besides its own folders."""
+
+DEVICES = ("/dev/null", "/dev/zero", "/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-caps")
+
+MOST_DESCRIPTORS = 256
+
+_INTERFACE_UP = 0x1
+_GET_FLAGS, _SET_FLAGS = 0x8913, 0x8914
+
+
+@dataclass(frozen=True)
+class Confinement:
+    """What holds a process: ``files``, ``network``, ``calls`` and ``processes`` name the means, "" where there is none.
+
+    ``missing`` says why of each that could not be had.
+    """
+
+    files: str = ""
+    network: str = ""
+    calls: str = ""
+    processes: str = ""
+    missing: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is missing: files, network and system calls are held by the kernel."""
+        return bool(self.files and self.network and self.calls and self.processes)
+
+    def to_json(self) -> dict[str, object]:
+        """As an event carries it."""
+        return {**asdict(self), "whole": self.whole}
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel to kill this process when the thread that started it ends; ``parent`` is that one's process.
+
+    Raises:
+        SystemExit: it has ended already.
+    """
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        raise SystemExit("the parent is gone")
+
+
+def confine(*, writable: Iterable[Path], readable: Iterable[Path] = (), limits: Limits) -> Confinement:
+    """Leave this process its own folders, no network, no other processes and few system calls, as far as can be had.
+
+    Returns in a child of the calling process, the first of its own process namespace where that can be had: whatever
+    it starts then dies with it, and it dies with the caller, which waits for it and takes over its exit status. Must be
+    called while there is one thread, before any library starts others.
+    """
+    missing: dict[str, str] = {}
+    network = _try(missing, "network", _new_namespaces)
+    processes = _try(missing, "processes", _first_process) if network else ""
+    limits.apply()
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    folders = [Path(path) for path in writable]
+    own = [*map(Path, SYSTEM), *python_folders(), *readable]
+    files = _try(missing, "files", lambda: f"landlock {_landlock(own, folders)}")
+    calls = _try(missing, "calls", lambda: _named(refuse_calls, "seccomp"))
+    with contextlib.suppress(OSError):
+        drop_capabilities()
+    if not network and calls:
+        # No socket can be opened, although the network is still there.
+        network = "seccomp"
+    return Confinement(files=files, network=network, calls=calls, processes=processes, missing=missing)
+
+
+def python_folders() -> list[Path]:
+    """Where this interpreter's modules lie, the project's own among them wherever it is installed."""
+    import aslconvert.workers
+
+    places = {sys.prefix, sys.base_prefix, sys.exec_prefix, *sys.path}
+    found = {Path(place).resolve() for place in places if place and Path(place).is_dir()}
+    # In development the packages are links into the work tree.
+    for package in aslconvert.workers.__path__:
+        for sibling in Path(package).parent.iterdir():
+            if sibling.is_dir() and not sibling.name.startswith((".", "_")):
+                found |= {sibling.parent.resolve(), sibling.resolve()}
+    found.discard(Path("/"))
+    return sorted(found)
+
+
+def _landlock(readable: list[Path], writable: list[Path]) -> int:
+    devices = [Path(path) for path in DEVICES] + sorted(Path("/dev").glob("nvidia[0-9]*"))
+    return restrict_files(readable=readable, writable=[*devices, *writable])
+
+
+def _new_namespaces() -> str:
+    user, group = os.getuid(), os.getgid()
+    kinds = CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWPID
+    if os.geteuid() == 0:
+        unshare(kinds)
+    else:
+        unshare(kinds | CLONE_NEWUSER)
+        _write("/proc/self/setgroups", "deny")
+        _write("/proc/self/uid_map", f"{user} {user} 1")
+        _write("/proc/self/gid_map", f"{group} {group} 1")
+    # Changed rights may have cleared it.
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    with contextlib.suppress(OSError):
+        _loopback_up()
+    return "namespace"
+
+
+def _first_process() -> str:
+    """Go on in a child, the first process of the new namespace; the caller stays to wait for it."""
+    ready, go = os.pipe(), os.pipe()
+    child = os.fork()
+    if child:
+        os.close(ready[1])
+        os.close(go[0])
+        os.read(ready[0], 1)
+        os.write(go[1], b"1")
+        os._exit(_status_of(child))
+    os.close(ready[0])
+    os.close(go[1])
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # A parent that ended before that call would not be noticed: it cannot answer.
+    os.write(ready[1], b"1")
+    if not os.read(go[0], 1):
+        raise SystemExit("the outer process is gone")
+    os.close(ready[1])
+    os.close(go[0])
+    return "namespace"
+
+
+def _status_of(child: int) -> int:
+    """Waits for ``child`` and gives its exit status, or ends by the signal that it ended by."""
+    # The group's signals reach the child too: here they are of no use.
+    for quiet in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(quiet, signal.SIG_IGN)
+    for number in range(3, MOST_DESCRIPTORS):
+        with contextlib.suppress(OSError):
+            os.close(number)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code < 0:
+        with contextlib.suppress(OSError):
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    return code
+
+
+def _loopback_up() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        request = struct.pack("16sH14x", b"lo", 0)
+        flags = struct.unpack("16sH14x", fcntl.ioctl(any_socket, _GET_FLAGS, request))[1]
+        fcntl.ioctl(any_socket, _SET_FLAGS, struct.pack("16sH14x", b"lo", flags | _INTERFACE_UP))
+
+
+def _write(path: str, text: str) -> None:
+    Path(path).write_text(text, encoding="ascii")
+
+
+def _named(apply: Callable[[], None], name: str) -> str:
+    apply()
+    return name
+
+
+def _try(missing: dict[str, str], what: str, apply: Callable[[], str]) -> str:
+    try:
+        return apply()
+    except OSError as error:
+        missing[what] = str(error)
+        return ""

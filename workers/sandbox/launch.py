@@ -1,0 +1,182 @@
+"""The parent's side of a sandbox: starts the process of a job, reads its events and ends it with all it started."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aslconvert.workers.sandbox.limits import Limits
+
+LINE_BYTES = 1 << 20
+"""An event is no longer than this; a process that sends more is ended."""
+
+READ_BYTES = 1 << 16
+PASSED_ON = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TZ")
+"""Of the parent's environment; nothing else of it reaches the job."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """One job: ``kind`` and ``payload`` go to ``engine`` ("module:function"); ``folder`` is all that it may write.
+
+    ``readable`` are further trees and files. ``strict``: fail where the kernel grants less than the whole confinement.
+    ``environment`` is added to the little that the process gets.
+    """
+
+    kind: str
+    payload: Mapping[str, Any]
+    folder: Path
+    engine: str
+    limits: Limits = field(default_factory=Limits)
+    readable: Sequence[Path] = ()
+    environment: Mapping[str, str] | None = None
+    strict: bool = False
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a job told: ``kind``, its data, and the time at which it says so."""
+
+    kind: str
+    data: Mapping[str, Any]
+    at: float
+
+
+class BadEvent(Exception):
+    """The process sent something that is no event."""
+
+
+class Sandbox:
+    """The running process of a job. Close it: that ends the process group and waits for it."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        folder = spec.folder
+        self._private = folder / "tmp"
+        self._private.mkdir(parents=True, exist_ok=True)
+        ours, theirs = os.pipe()
+        os.set_inheritable(theirs, True)
+        path = folder / "spec.json"
+        record = {
+            "parent": os.getpid(),
+            "events": theirs,
+            "kind": spec.kind,
+            "payload": dict(spec.payload),
+            "folder": str(folder),
+            "engine": spec.engine,
+            "limits": asdict(spec.limits),
+            "readable": [str(place) for place in spec.readable],
+            "strict": spec.strict,
+        }
+        path.write_text(json.dumps(record), encoding="utf-8")
+        self._log = (folder / "log.txt").open("ab")
+        self._events = ours
+        os.set_blocking(ours, False)
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "aslconvert.workers.sandbox.child", str(path)],
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                pass_fds=(theirs,),
+                start_new_session=True,
+                env=self._environment(),
+                cwd=folder,
+            )
+        except OSError:
+            os.close(ours)
+            self._log.close()
+            raise
+        finally:
+            os.close(theirs)
+        self._rest = b""
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        private = str(self._private)
+        own = {"HOME": private, "TMPDIR": private, "PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        return {**kept, **own, **(self.spec.environment or {})}
+
+    def events(self, *, seconds: float) -> Iterator[Event]:
+        """What arrives within ``seconds``, as it comes; ends early when the process has closed its end.
+
+        Raises:
+            BadEvent: a line is too long or no event.
+        """
+        until = time.monotonic() + seconds
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._events, selectors.EVENT_READ)
+            while (left := until - time.monotonic()) > 0 and selector.select(left):
+                data = os.read(self._events, READ_BYTES)
+                if not data:
+                    return
+                *lines, self._rest = (self._rest + data).split(b"\n")
+                if len(self._rest) > LINE_BYTES:
+                    raise BadEvent(f"a line of more than {LINE_BYTES} bytes")
+                yield from map(parse_event, lines)
+
+    @property
+    def running(self) -> bool:
+        """Whether the process has not ended."""
+        return self.process.poll() is None
+
+    def stop(self) -> None:
+        """Ask it to write a checkpoint and end."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it and all it started, at once."""
+        self._signal(signal.SIGKILL)
+
+    def wait(self, *, seconds: float | None = None) -> int | None:
+        """Its exit status, negative for a signal; None while it runs on."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.process.wait(seconds)
+        return None
+
+    def close(self) -> None:
+        """Kill what is left, wait for it and remove its temporary files."""
+        self.kill()
+        self.process.wait()
+        # Without a process namespace what the process started outlives it, in its group.
+        self.kill()
+        os.close(self._events)
+        self._log.close()
+        shutil.rmtree(self._private, ignore_errors=True)
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+
+def parse_event(line: bytes) -> Event:
+    """The event of a line.
+
+    Raises:
+        BadEvent: it is none.
+    """
+    try:
+        record = json.loads(line)
+        kind, data, at = record["kind"], record["data"], float(record["at"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BadEvent(f"no event: {line[:100]!r}") from error
+    if not isinstance(kind, str) or not isinstance(data, dict):
+        raise BadEvent(f"no event: {line[:100]!r}")
+    return Event(kind, data, at)

@@ -1,0 +1,39 @@
+"""What a job's process may use at most."""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import dataclass
+
+GIB = 1024**3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Ceilings of one job, in bytes, seconds and numbers; None leaves one out.
+
+    ``address_space`` does not go with CUDA, whose driver reserves far more than it uses. ``processes`` counts all of
+    the user's, and the kernel does not hold root to it.
+    """
+
+    address_space: int | None = 24 * GIB
+    file_size: int | None = 16 * GIB
+    cpu_seconds: int | None = None
+    open_files: int | None = 1024
+    processes: int | None = None
+
+    def apply(self) -> None:
+        """Lower this process's limits, for good: a limit that is below already stays as it is."""
+        wanted = {
+            resource.RLIMIT_AS: self.address_space,
+            resource.RLIMIT_FSIZE: self.file_size,
+            resource.RLIMIT_CPU: self.cpu_seconds,
+            resource.RLIMIT_NOFILE: self.open_files,
+            resource.RLIMIT_NPROC: self.processes,
+            resource.RLIMIT_CORE: 0,
+        }
+        for kind, value in wanted.items():
+            if value is not None:
+                most = resource.getrlimit(kind)[1]
+                value = value if most == resource.RLIM_INFINITY else min(value, most)
+                resource.setrlimit(kind, (value, value))
