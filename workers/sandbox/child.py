@@ -1,6 +1,7 @@
 """`python -m aslconvert.workers.sandbox.child SPEC`: confines itself, then lets the engine work on the job.
 
-Only what the kernel needs is imported before; events go as lines of JSON to the descriptor that SPEC names.
+Only what the kernel needs is imported before; events go as lines of JSON to the descriptor that SPEC names. SIGTERM
+is a KeyboardInterrupt to the engine, which then leaves a state to go on from.
 """
 
 from __future__ import annotations
@@ -8,17 +9,23 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from aslconvert.workers.sandbox.confine import confine, die_with_parent
 from aslconvert.workers.sandbox.limits import Limits
 
-DONE, JOB_FAILED, ENGINE_BROKE = 0, 10, 11
-"""Exit statuses: a result was written; the job has an error that was told; the engine itself went wrong, as told."""
+DONE, JOB_FAILED, ENGINE_BROKE, INTERRUPTED = 0, 10, 11, 12
+"""Exit statuses: a result was written; the job has an error that was told; the engine itself went wrong, as told; it
+was asked to stop, and its state is left in the folder."""
+
+MOST_TEXT = 2000
 
 
 def main(given: list[str]) -> int:
@@ -37,33 +44,48 @@ def main(given: list[str]) -> int:
     tell("confined", **held.to_json())
     if spec["strict"] and not held.whole:
         tell("failed", error_kind="infrastructure", code="sandbox_incomplete", message=str(held.missing), hint="")
-        return ENGINE_BROKE
+        return JOB_FAILED
     os.chdir(folder)
     tempfile.tempdir = None
+    signal.signal(signal.SIGTERM, _interrupt)
+    return _work(spec, folder, tell)
+
+
+def _work(spec: dict[str, Any], folder: Path, tell: Callable[..., None]) -> int:
     module, _, function = str(spec["engine"]).partition(":")
     try:
         work = getattr(importlib.import_module(module), function)
         result = work(kind=spec["kind"], payload=spec["payload"], folder=folder, tell=tell)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except MemoryError:
         tell("failed", error_kind="infrastructure", code="out_of_memory", message="Memory ran out.", hint="")
         return JOB_FAILED
     except Exception as error:  # noqa: BLE001  nothing may leave the sandbox but a told error
+        known = getattr(error, "kind", None)
         tell(
             "failed",
-            error_kind=getattr(error, "kind", "internal"),
+            error_kind=known or "internal",
             code=getattr(error, "code", "engine_error"),
-            message=str(getattr(error, "message", f"{type(error).__name__}: {error}"))[:2000],
-            hint=str(getattr(error, "hint", ""))[:2000],
+            message=str(getattr(error, "message", f"{type(error).__name__}: {error}"))[:MOST_TEXT],
+            hint=str(getattr(error, "hint", ""))[:MOST_TEXT],
         )
-        if getattr(error, "kind", None) is None:
+        if known is None:
             sys.excepthook(*sys.exc_info())
-            return ENGINE_BROKE
-        return JOB_FAILED
+        return ENGINE_BROKE if known is None else JOB_FAILED
+    # What comes too late to be heeded must not spoil a result that is there.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     written = folder / "result.json.new"
     written.write_text(json.dumps(result), encoding="utf-8")
     written.rename(folder / "result.json")
     tell("finished")
     return DONE
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    # Once: a second signal must not interrupt the writing of the checkpoint.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -1,0 +1,130 @@
+"""The work of a job inside its sandbox: rebuild what was uploaded, then inspect, convert or measure it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from aslconvert.workers.intake.vet import vet
+
+Tell = Callable[..., None]
+
+TELL_SECONDS = 0.25
+"""Progress is told no more often than this."""
+
+NO_OPTION = frozenset({"device", "resume", "dry_run", "plan", "dump_passes", "cache"})
+"""Options of a conversion that a job cannot set: paths, and what the worker decides."""
+
+
+def run(*, kind: str, payload: Mapping[str, Any], folder: Path, tell: Tell) -> dict[str, Any]:
+    """Do the job of ``kind`` below ``folder``, where the uploaded files lie in ``in``, and give its result.
+
+    ``payload``: ``model`` and ``data`` name those files, ``architecture`` the network of bare weights, ``options`` are
+    those of a conversion by their names, ``resume`` says whether ``out`` holds the state of an earlier attempt.
+
+    Raises:
+        AslconvertError, Refused: as of the engine and of the intake.
+    """
+    tell("stage", stage="intake")
+    vetted = folder / "vetted"
+    vetted.mkdir(exist_ok=True)
+    rebuilt = vet(folder / "in" / payload["model"], vetted / "model", kind="model")
+    model = vetted / f"model.{rebuilt.kind.rpartition('.')[2]}"
+    (vetted / "model").rename(model)
+    data = None
+    if payload.get("data"):
+        data = vetted / "data"
+        vet(folder / "in" / payload["data"], data, kind="data")
+        arrays = [data / name for name in ("arrays.npz", "arrays.safetensors")]
+        data = next((path for path in arrays if path.is_file()), data)
+    # Only now: what was uploaded has been rebuilt before torch is there to be attacked.
+    from aslconvert.converter.errors import UsageError
+    from aslconvert.converter.options import ConvertOptions, Crop
+
+    given = dict(payload.get("options") or {})
+    known = {field.name for field in dataclasses.fields(ConvertOptions)} - NO_OPTION
+    if unknown := sorted(set(given) - known):
+        raise UsageError(
+            "option", f"No job has the option {unknown[0]!r}.", hint=f"There are {', '.join(sorted(known))}."
+        )
+    if isinstance(given.get("heal_crop"), Mapping):
+        given["heal_crop"] = Crop(**given["heal_crop"])
+    hints = get_type_hints(ConvertOptions)
+    for name, value in given.items():
+        if isinstance(value, list) and "tuple" in str(hints[name]):
+            given[name] = tuple(value)
+    name = str(model)
+    if payload.get("architecture"):
+        name = f"arch:{payload['architecture']}@{model}"
+    options = ConvertOptions(**given, resume=bool(payload.get("resume")), cache=False)
+    return _WORK[kind](name, data, options, folder / "out", _Told(tell))
+
+
+class _Told:
+    """A conversion's progress as events."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self._last = 0.0
+
+    def stage(self, name: str) -> None:
+        """A new stage begins."""
+        self._last = 0.0
+        self._tell("stage", stage=name)
+
+    def update(self, done: float, total: float, unit: str, **figures: float) -> None:
+        """How much of it is done."""
+        now = time.monotonic()
+        if now - self._last >= TELL_SECONDS or done >= total:
+            self._last = now
+            self._tell("progress", done=done, total=total, unit=unit, **figures)
+
+    def note(self, text: str) -> None:
+        """A line to read."""
+        self._tell("note", text=text)
+
+
+def _convert(model: str, data: Path | None, options: Any, out: Path, told: _Told) -> dict[str, Any]:
+    from aslconvert.converter.errors import TargetNotReached, UsageError
+    from aslconvert.converter.pipeline.convert import convert
+
+    if data is None:
+        raise UsageError("needs_data", "A conversion needs data.", hint="Name a data set.")
+    missed = None
+    try:
+        convert(model, data=str(data), out=out, options=options, progress=told)
+    except TargetNotReached as error:
+        # The best that was found is a result as well, with a reason why it is not what was asked for.
+        if not (out / "report.json").is_file():
+            raise
+        missed = {"code": error.code, "message": error.message, "hint": error.hint}
+    files = sorted(
+        str(path.relative_to(out))
+        for path in out.rglob("*")
+        if path.is_file() and not path.relative_to(out).parts[0].startswith(".")
+    )
+    return {"files": files, "missed": missed}
+
+
+def _inspect(model: str, data: Path | None, options: Any, out: Path, told: _Told) -> dict[str, Any]:
+    from aslconvert.converter.pipeline.predict import predict
+
+    forecast = predict(model, data=None if data is None else str(data), options=options, progress=told)
+    return {"files": [], "missed": None, "forecast": _plain(forecast)}
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, tuples and mappings as JSON has them."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
+
+
+_WORK = {"convert": _convert, "inspect": _inspect}

@@ -1,0 +1,121 @@
+"""A worker: claims jobs one after the other and sees each through; the embedded dispatch runs it in a thread."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import structlog
+
+from aslconvert.workers.errors import InfrastructureError
+from aslconvert.workers.jobs import LEASE_SECONDS, Claim, JobStore, Queue
+from aslconvert.workers.storage import Blobs
+from aslconvert.workers.supervisor import Outcome, Supervisor, SupervisorSettings
+
+POLL_SECONDS = 1.0
+"""Between two looks at an empty queue, where nobody says that there is a job."""
+
+REAP_SECONDS = 5.0
+
+
+class Worker:
+    """Works off ``queues`` below ``folder``; one job at a time, so that latency is measured alone.
+
+    ``name`` tells attempts of different workers apart. ``stop`` may be called from any thread or signal handler:
+    the running job is given back with its state.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        blobs: Blobs,
+        *,
+        queues: Sequence[Queue],
+        folder: Path,
+        settings: SupervisorSettings | None = None,
+        lease_seconds: float = LEASE_SECONDS,
+        name: str | None = None,
+    ) -> None:
+        self.store = store
+        self.name = name or f"{socket.gethostname()}-{os.getpid()}"
+        self._queues = tuple(queues)
+        self._lease = lease_seconds
+        self._folder = folder
+        self._stopping = threading.Event()
+        self._something_new = threading.Event()
+        self._supervisor = Supervisor(store, blobs, folder=folder / self.name, settings=settings or SupervisorSettings())
+        self._log = structlog.get_logger().bind(worker=self.name)
+
+    def run(self) -> None:
+        """Work until told to stop."""
+        with self._own_folder():
+            reaper = threading.Thread(target=self._reap, name=f"reaper of {self.name}", daemon=True)
+            reaper.start()
+            self._log.info("worker begins", queues=[queue.value for queue in self._queues])
+            while not self._stopping.is_set():
+                self._something_new.clear()
+                claim = self._next()
+                if claim is not None:
+                    self.work_on(claim)
+                elif not self._stopping.is_set():
+                    self._something_new.wait(POLL_SECONDS)
+            reaper.join()
+            self._log.info("worker ends")
+
+    def work_on(self, claim: Claim) -> Outcome:
+        """See one claimed job through."""
+        try:
+            return self._supervisor.see_through(claim, stopping=self._stopping.is_set)
+        except InfrastructureError as error:
+            # Nothing can be stored now: the lease runs out, and whoever reaps it goes on.
+            self._log.error("attempt abandoned", job=claim.job_id, code=error.code)
+            return Outcome.LOST
+
+    def claim_id(self, job_id: str) -> Claim | None:
+        """The job of a message, unless it is held or done already."""
+        return self.store.claim_id(job_id, worker=self.name, lease_seconds=self._lease)
+
+    def wake(self) -> None:
+        """There is a new job."""
+        self._something_new.set()
+
+    def stop(self) -> None:
+        """Give back the running job and end."""
+        self._stopping.set()
+        self._something_new.set()
+
+    def _next(self) -> Claim | None:
+        try:
+            return self.store.claim(self._queues, worker=self.name, lease_seconds=self._lease)
+        except InfrastructureError as error:
+            self._log.warning("no claim", code=error.code)
+            return None
+
+    def _reap(self) -> None:
+        while not self._stopping.wait(REAP_SECONDS):
+            with contextlib.suppress(InfrastructureError):
+                for reaped in self.store.reap():
+                    self._log.warning("lease expired", job=reaped.job_id, becomes=reaped.state.value)
+                    self.wake()
+
+    @contextlib.contextmanager
+    def _own_folder(self) -> Iterator[None]:
+        """Holds the worker's folder by a lock that dies with the process; those of dead workers are removed."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for path in self._folder.glob("*.lock"):
+            with path.open("ab") as file, contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+                path.unlink(missing_ok=True)
+        lock = self._folder / f"{self.name}.lock"
+        with lock.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+            shutil.rmtree(self._folder / self.name, ignore_errors=True)
+            lock.unlink(missing_ok=True)
