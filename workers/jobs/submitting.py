@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Row, insert, select
 
 from aslconvert.workers.database import Transaction
+from aslconvert.workers.database.base import insert_into
 from aslconvert.workers.errors import IdempotencyMismatch, UserError
 from aslconvert.workers.jobs.ids import new_id
 from aslconvert.workers.jobs.records import Idempotency, Job, NewJob, job_of
@@ -83,20 +84,10 @@ def _remember(transaction: Transaction, new: NewJob, idempotency: Idempotency, j
         "job_id": job_id,
         "created": transaction.wall,
     }
-    statement = _insert_or_leave(transaction, idempotency_keys).values(values).on_conflict_do_nothing()
+    statement = insert_into(transaction.connection, idempotency_keys).values(values).on_conflict_do_nothing()
     # Two requests with one key at the same time: the second waits here for the first, and must not add a job.
     if transaction.connection.execute(statement).rowcount == 0:
         raise KeyTaken
-
-
-def _insert_or_leave(transaction: Transaction, table: Any) -> Any:
-    if transaction.connection.dialect.name == "sqlite":
-        from sqlalchemy.dialects import sqlite
-
-        return sqlite.insert(table)
-    from sqlalchemy.dialects import postgresql
-
-    return postgresql.insert(table)
 
 
 def _hash(new: NewJob) -> str:

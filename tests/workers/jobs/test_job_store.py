@@ -280,7 +280,12 @@ def test_a_worker_cannot_write_the_store_s_own_events(store: JobStore) -> None:
     job = store.submit(new())
     claim = store.claim_id(job.id, worker="w")
     assert claim is not None
-    for kind, data in (("succeeded", {}), ("not a word", {}), ("loss", {"x": float("inf")}), ("loss", {"x": "y" * 70_000})):
+    for kind, data in (
+        ("succeeded", {}),
+        ("not a word", {}),
+        ("loss", {"x": float("inf")}),
+        ("loss", {"x": "y" * 70_000}),
+    ):
         with pytest.raises(InternalError):
             store.report(claim, events=[(kind, data)])
     assert told(store, job.id) == ["queued", "running"]
