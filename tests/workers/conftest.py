@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,15 +49,23 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
+@pytest.fixture
+def quick() -> Iterator[Path]:
+    """A folder in memory where there is one: what is tested of files is not how fast a disk syncs."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def url(request: pytest.FixtureRequest, quick: Path) -> str:
     """A fresh database with the tables."""
     if request.param == "postgres":
         server: Cluster = request.getfixturevalue("postgres")
         name = f"t{next(_numbers)}"
         execute(server, f"CREATE DATABASE {name} TEMPLATE tables")
         return server.url(name)
-    path = tmp_path / "jobs.db"
+    path = quick / "jobs.db"
     path.write_bytes(request.getfixturevalue("migrated"))
     return f"sqlite:///{path}"
 

@@ -33,7 +33,7 @@ class Cluster:
         self._run("initdb", "--pgdata", f"{folder}/data", "--username", "test", "--auth", "trust", "--no-sync")
 
     def start(self) -> None:
-        options = f"-c listen_addresses='' -c unix_socket_directories='{self.folder}' -c fsync=off"
+        options = f"-c listen_addresses='' -c unix_socket_directories='{self.folder}' -c fsync=off -c autovacuum=off"
         self._run("pg_ctl", "-D", f"{self.folder}/data", "-w", "-l", f"{self.folder}/log", "-o", options, "start")
 
     def stop(self, *, mode: str = "fast") -> None:

@@ -84,9 +84,15 @@ def _remember(transaction: Transaction, new: NewJob, idempotency: Idempotency, j
         "job_id": job_id,
         "created": transaction.wall,
     }
-    statement = insert_into(transaction.connection, idempotency_keys).values(values).on_conflict_do_nothing()
+    # Asked for by RETURNING: an insert's row count is not known with every driver.
+    statement = (
+        insert_into(transaction.connection, idempotency_keys)
+        .values(values)
+        .on_conflict_do_nothing()
+        .returning(idempotency_keys.c.key)
+    )
     # Two requests with one key at the same time: the second waits here for the first, and must not add a job.
-    if transaction.connection.execute(statement).rowcount == 0:
+    if transaction.connection.execute(statement).one_or_none() is None:
         raise KeyTaken
 
 

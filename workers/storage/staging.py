@@ -59,7 +59,9 @@ def staged(folder: Path, source: Source) -> Iterator[Staged]:
                 os.fsync(file.fileno())
         yield Staged(path, Blob(digest.hexdigest(), size))
     finally:
-        path.unlink(missing_ok=True)
+        # Where the file cannot be removed it could not be made either, and that is what is being told.
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def sweep(folder: Path, *, older_than: float) -> int:
