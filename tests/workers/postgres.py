@@ -20,9 +20,10 @@ def programs() -> Path | None:
 
 
 class Cluster:
-    """A running server, made for a test: it does not sync, and nobody outside this machine can reach it."""
+    """A running server that nobody outside this machine can reach, and that syncs only if it must be ``durable``."""
 
-    def __init__(self, folder: Path, binaries: Path) -> None:
+    def __init__(self, folder: Path, binaries: Path, *, durable: bool = False) -> None:
+        self.options = "" if durable else "-c fsync=off -c autovacuum=off"
         self.folder = folder
         self.binaries = binaries
         # The server refuses to run as root.
@@ -33,7 +34,7 @@ class Cluster:
         self._run("initdb", "--pgdata", f"{folder}/data", "--username", "test", "--auth", "trust", "--no-sync")
 
     def start(self) -> None:
-        options = f"-c listen_addresses='' -c unix_socket_directories='{self.folder}' -c fsync=off -c autovacuum=off"
+        options = f"-c listen_addresses='' -c unix_socket_directories='{self.folder}' {self.options}"
         self._run("pg_ctl", "-D", f"{self.folder}/data", "-w", "-l", f"{self.folder}/log", "-o", options, "start")
 
     def stop(self, *, mode: str = "fast") -> None:
@@ -58,12 +59,12 @@ class Cluster:
 
 
 @contextmanager
-def cluster(binaries: Path) -> Iterator[Cluster]:
+def cluster(binaries: Path, *, durable: bool = False) -> Iterator[Cluster]:
     """A running server that is gone afterwards."""
     # A socket's path has at most 107 characters, which pytest's own folders exceed.
     folder = Path(tempfile.mkdtemp(prefix="pg"))
     try:
-        server = Cluster(folder, binaries)
+        server = Cluster(folder, binaries, durable=durable)
         server.start()
         try:
             yield server
