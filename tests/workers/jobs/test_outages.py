@@ -1,0 +1,142 @@
+"""A database that is locked, full, down or restarted: bounded waiting, and an error with a code."""
+
+import shutil
+import sqlite3
+import subprocess
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from postgres import Cluster, cluster, programs
+
+from aslconvert.workers.database import Database, migrate
+from aslconvert.workers.errors import InfrastructureError, UserError
+from aslconvert.workers.jobs import JobStore, Kind, NewJob, Queue
+
+NEW = NewJob(tenant="t", kind=Kind.CONVERT, queue=Queue.CPU, payload={"text": "x" * 5000})
+
+
+@pytest.fixture
+def path(tmp_path: Path, migrated: bytes) -> Path:
+    path = tmp_path / "jobs.db"
+    path.write_bytes(migrated)
+    return path
+
+
+def test_a_locked_database_is_waited_for_and_then_refused(path: Path) -> None:
+    store = JobStore(Database(f"sqlite:///{path}", patience=0.5))
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    begun = time.monotonic()
+    with pytest.raises(InfrastructureError) as caught:
+        store.submit(NEW)
+    assert caught.value.code == "database_unavailable"
+    assert time.monotonic() - begun < 30
+    assert store.page().jobs == []  # readers are not locked out
+    holder.execute("ROLLBACK")
+    holder.close()
+    store.submit(NEW)
+    store.database.close()
+
+
+def test_a_lock_that_is_released_in_time_is_not_noticed(path: Path) -> None:
+    store = JobStore(Database(f"sqlite:///{path}", patience=60))
+    holder = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    holder.execute("BEGIN IMMEDIATE")
+    thread = threading.Thread(target=store.submit, args=[NEW])
+    thread.start()
+    assert store.page().jobs == []
+    holder.execute("ROLLBACK")
+    holder.close()
+    thread.join()
+    assert len(store.page().jobs) == 1
+    store.database.close()
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="small"))
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, check=False, capture_output=True).returncode != 0:
+        folder.rmdir()
+        pytest.skip("NO SMALL DISK HERE: mounting one needs root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+        folder.rmdir()
+
+
+def test_a_full_disk_has_its_own_code(small_disk: Path, migrated: bytes) -> None:
+    (small_disk / "jobs.db").write_bytes(migrated)
+    store = JobStore(Database(f"sqlite:///{small_disk}/jobs.db", patience=0.5))
+    with pytest.raises(InfrastructureError) as caught:
+        deque(store.submit(NEW) for _ in range(1000))
+    assert caught.value.code == "disk_full"
+    assert 0 < len(store.page(limit=100).jobs) < 100
+    store.database.close()
+
+
+def test_urls_that_are_none(tmp_path: Path) -> None:
+    for url in ("nonsense", "sqlite://", "sqlite:///:memory:", "mysql://x/y"):
+        with pytest.raises(UserError) as caught:
+            Database(url)
+        assert caught.value.code == "bad_database_url"
+    with pytest.raises(InfrastructureError) as refused:
+        migrate(f"sqlite:///{tmp_path}/none/jobs.db", patience=0.1)
+    assert refused.value.code == "database_unavailable"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Cluster]:
+    binaries = programs()
+    if binaries is None:
+        pytest.skip("NO POSTGRESQL HERE: its restarts are not tested; apt-get install postgresql")
+    with cluster(binaries) as started:
+        migrate(started.url())
+        yield started
+
+
+def test_a_server_that_is_down_is_refused_and_one_that_comes_back_is_used(server: Cluster) -> None:
+    hasty = JobStore(Database(server.url(), patience=0.5))
+    patient = JobStore(Database(server.url(), patience=120))
+    for store in (hasty, patient):
+        store.submit(NEW)
+    server.stop(mode="immediate")
+    try:
+        with pytest.raises(InfrastructureError) as caught:
+            hasty.submit(NEW)
+        assert caught.value.code == "database_unavailable"
+        thread = threading.Thread(target=patient.submit, args=[NEW])
+        thread.start()
+    finally:
+        server.start()
+    thread.join()
+    hasty.submit(NEW)
+    assert len(hasty.page().jobs) == 4
+    for store in (hasty, patient):
+        store.database.close()
+
+
+def test_a_server_that_goes_down_within_a_transaction(server: Cluster) -> None:
+    database = Database(server.url(), patience=0.5)
+    store = JobStore(database)
+    before = len(store.page(limit=100).jobs)
+    turns = []
+
+    def work(at: object) -> None:
+        turns.append(at)
+        if len(turns) == 1:
+            server.stop(mode="immediate")
+            server.start()
+        JobStore(database)
+        at.connection.exec_driver_sql("SELECT 1")  # type: ignore[attr-defined]  # a transaction
+
+    database.write(work)  # it was rolled back for certain, so it is run again
+    assert len(turns) == 2
+    assert len(store.page(limit=100).jobs) == before
+    database.close()

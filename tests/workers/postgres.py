@@ -1,0 +1,74 @@
+"""A throwaway PostgreSQL cluster in a folder, reached over a socket in it."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def programs() -> Path | None:
+    """The folder of initdb and pg_ctl, the newest if there are several."""
+    found = shutil.which("initdb")
+    folders = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    return next((folder for folder in reversed(folders) if (folder / "pg_ctl").exists()), None)
+
+
+class Cluster:
+    """A running server that nobody outside this machine can reach, and that syncs only if it must be ``durable``."""
+
+    def __init__(self, folder: Path, binaries: Path, *, durable: bool = False) -> None:
+        self.options = "" if durable else "-c fsync=off -c autovacuum=off"
+        self.folder = folder
+        self.binaries = binaries
+        # The server refuses to run as root.
+        self.user = "nobody" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
+        if os.getuid() == 0:
+            entry = pwd.getpwnam(self.user)
+            os.chown(folder, entry.pw_uid, entry.pw_gid)
+        self._run("initdb", "--pgdata", f"{folder}/data", "--username", "test", "--auth", "trust", "--no-sync")
+
+    def start(self) -> None:
+        options = f"-c listen_addresses='' -c unix_socket_directories='{self.folder}' {self.options}"
+        self._run("pg_ctl", "-D", f"{self.folder}/data", "-w", "-l", f"{self.folder}/log", "-o", options, "start")
+
+    def stop(self, *, mode: str = "fast") -> None:
+        self._run("pg_ctl", "-D", f"{self.folder}/data", "-w", "-m", mode, "stop")
+
+    def url(self, database: str = "postgres") -> str:
+        return f"postgresql://test@/{database}?host={self.folder}"
+
+    def _run(self, program: str, *arguments: str) -> None:
+        other = {"user": self.user, "group": pwd.getpwnam(self.user).pw_gid} if os.getuid() == 0 else {}
+        done = subprocess.run(
+            [str(self.binaries / program), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+            cwd=self.folder,
+            **other,  # type: ignore[call-overload]  # one of the two forms of subprocess.run's options
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"{program} failed, see {self.folder}")
+
+
+@contextmanager
+def cluster(binaries: Path, *, durable: bool = False) -> Iterator[Cluster]:
+    """A running server that is gone afterwards."""
+    # A socket's path has at most 107 characters, which pytest's own folders exceed.
+    folder = Path(tempfile.mkdtemp(prefix="pg"))
+    try:
+        server = Cluster(folder, binaries, durable=durable)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop(mode="immediate")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

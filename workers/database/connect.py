@@ -1,0 +1,160 @@
+"""Connections and transactions: one writer at a time on SQLite, retries within a bounded time, coded errors."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+from aslconvert.workers.database.clock import BootClock, Clock, DatabaseClock
+from aslconvert.workers.errors import InfrastructureError, UserError
+
+Result = TypeVar("Result")
+
+# Below the patience, so that a blocked writer comes back to Python and can be refused in time.
+BUSY_SECONDS = 1.0
+_TRY_AGAIN = frozenset({"40001", "40P01"})  # serialization failure, deadlock: the server has rolled back
+
+
+@dataclass(frozen=True)
+class Transaction:
+    """A connection within a transaction, and the time that its statements go by."""
+
+    connection: Connection
+    clock: Clock
+
+    @property
+    def now(self) -> ColumnElement[float]:
+        """Seconds on the clock of leases; read here and not at the begin, which may have waited for a lock."""
+        return self.clock.now()
+
+    @property
+    def epoch(self) -> str:
+        return self.clock.epoch()
+
+    @property
+    def wall(self) -> datetime:
+        return self.clock.wall()
+
+
+class Database:
+    """The engine of a URL such as ``sqlite:////var/lib/aslconvert/jobs.db`` or ``postgresql://host/jobs``.
+
+    Args:
+        url: SQLite needs a file, since processes share it.
+        clock: the clock of leases; by default the one that fits the database (`clock.py`).
+        patience: seconds for which a locked or restarting database is tried again.
+
+    Raises:
+        UserError: ``bad_database_url``.
+    """
+
+    def __init__(self, url: str, *, clock: Clock | None = None, patience: float = 15.0) -> None:
+        self.engine = _engine(url)
+        self.is_sqlite = self.engine.dialect.name == "sqlite"
+        self.clock: Clock = clock or (BootClock() if self.is_sqlite else DatabaseClock())
+        self.patience = patience
+
+    def write(self, work: Callable[[Transaction], Result]) -> Result:
+        """Run ``work`` in one transaction that may write; it must bear being run again after a rollback.
+
+        Raises:
+            InfrastructureError: ``database_unavailable`` when the patience is over or the outcome of the commit is
+                unknown, ``disk_full``.
+        """
+        return self._run(work, write=True)
+
+    def read(self, work: Callable[[Transaction], Result]) -> Result:
+        """Run ``work`` on one consistent view; raises as `write` does."""
+        return self._run(work, write=False)
+
+    def close(self) -> None:
+        """Close all connections of this process."""
+        self.engine.dispose()
+
+    def _run(self, work: Callable[[Transaction], Result], *, write: bool) -> Result:
+        deadline = time.monotonic() + self.patience
+        pause = 0.005
+        while True:
+            committing = False
+            try:
+                with self.engine.connect().execution_options(asl_write=write) as connection:
+                    with connection.begin() as begun:
+                        result = work(Transaction(connection, self.clock))
+                        committing = True
+                        begun.commit()
+                    return result
+            except DBAPIError as error:
+                # SQLite says "busy" before it changes anything; a server lost in a commit has not said what it did.
+                unknown = committing and not self.is_sqlite and write
+                if unknown or not _passes(error, self.is_sqlite):
+                    raise _coded(error, unknown=unknown) from error
+                if time.monotonic() + pause > deadline:
+                    raise _coded(error, unknown=False) from error
+            time.sleep(pause)
+            pause = min(2 * pause, 0.25)
+
+
+def _engine(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+        if parsed.drivername == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        if parsed.get_backend_name() == "postgresql":
+            return create_engine(parsed, pool_pre_ping=True, pool_size=5, max_overflow=10)
+        if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
+            raise UserError("bad_database_url", "The job store needs a SQLite file or PostgreSQL.")
+        engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
+    except ArgumentError as error:
+        raise UserError("bad_database_url", "The database's URL cannot be read.") from error
+    except (NoSuchModuleError, ModuleNotFoundError) as error:
+        hint = "Install aslconvert[postgres]."
+        raise InfrastructureError("database_driver_missing", f"No driver: {error}.", hint=hint) from error
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
+    # Python's own BEGIN comes late and is deferred: two readers that both go on to write would then fail at once.
+    connection.isolation_level = None
+    # Every process sets it, as none knows that it is the first; in a file that has it already this is only a read.
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")  # a job that was accepted outlives a power cut
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    write = connection.get_execution_options().get("asl_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _passes(error: DBAPIError, is_sqlite: bool) -> bool:
+    """Whether the same transaction may succeed if it is run again."""
+    original: Any = error.orig
+    if is_sqlite:
+        return getattr(original, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+    state = getattr(original, "sqlstate", None)
+    # Without a state the server was not reached; 57P01 to 57P03 and 08xxx are a server going down or coming up.
+    gone = state is None and type(original).__name__ in {"OperationalError", "ConnectionTimeout"}
+    return bool(error.connection_invalidated or gone or state in _TRY_AGAIN or str(state).startswith(("57P", "08")))
+
+
+def _coded(error: DBAPIError, *, unknown: bool) -> BaseException:
+    original: Any = error.orig
+    primary = getattr(original, "sqlite_errorcode", 0) & 0xFF
+    if primary == sqlite3.SQLITE_FULL or getattr(original, "sqlstate", None) == "53100":
+        return InfrastructureError("disk_full", "The database's disk is full.", hint="Free some space.")
+    # What is wrong with a statement is a defect of ours, and keeps its class for those who look for it.
+    operational = type(original).__name__ in {"OperationalError", "InterfaceError", "AdminShutdown", "CannotConnectNow"}
+    if not (operational or unknown or error.connection_invalidated):
+        return error
+    told = "It is not known whether it took the last change." if unknown else ""
+    return InfrastructureError("database_unavailable", f"The database does not answer: {original}.", hint=told)

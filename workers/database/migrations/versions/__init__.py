@@ -1,0 +1,1 @@
+"""One revision a file, each one from its predecessor to itself and back."""
