@@ -19,7 +19,9 @@ class Code:
 
 
 CODES: dict[str, Code] = {
-    "kind_unknown": Code("the content is of no kind that is taken", "Give a .pt2, .onnx, .safetensors, zip, tar or .npz."),
+    "kind_unknown": Code(
+        "the content is of no kind that is taken", "Give .pt2, .onnx, .safetensors, zip, tar or .npz."
+    ),
     "kind_mismatch": Code("the content is of another kind than was asked for", "Upload the file as what it is."),
     "kind_code": Code("a pickle or TorchScript file: loading it runs code", EXPORT_AGAIN),
     "file_unreadable": Code("the file cannot be opened or is no regular file", COPY_AGAIN),
@@ -50,14 +52,15 @@ CODES: dict[str, Code] = {
     "field_missing": Code("a required field is missing", EXPORT_AGAIN),
     "field_unknown": Code("a field or variant that is not known", EXPORT_AGAIN),
     "field_invalid": Code("a field of the wrong type or value", EXPORT_AGAIN),
-    "name_invalid": Code("a name that is no plain identifier", "Rename the input, parameter or module; use letters, digits and _."),
+    "name_invalid": Code("a name that is no plain identifier", "Rename it; use letters, digits and _."),
     "name_duplicate": Code("two values have the same name", EXPORT_AGAIN),
     "name_undefined": Code("a value is used that nothing defines before", EXPORT_AGAIN),
     "operator_not_allowed": Code(
-        "an operator outside the list of allowed ones", "Replace the operator in the model, or run the model with the CLI."
+        "an operator outside the list of allowed ones",
+        "Replace it in the model, or run the model with the CLI.",
     ),
     "operator_too_large": Code("an operator is asked to make a tensor beyond the limit", SMALLER),
-    "custom_object": Code("a custom or opaque object, a token or a pickled constant", "Keep tensors, numbers and strings only."),
+    "custom_object": Code("a custom or opaque object or a token", "Keep tensors, numbers and strings only."),
     "expression_invalid": Code("a symbolic size outside the grammar of integer expressions", EXPORT_AGAIN),
     "expression_too_large": Code("a symbolic size that is too long, too deep or of too high a power", SMALLER),
     "tree_invalid": Code(
@@ -65,23 +68,22 @@ CODES: dict[str, Code] = {
         "Return tuples, lists or dicts from the model.",
     ),
     "signature_invalid": Code("the signature contradicts the graph", EXPORT_AGAIN),
-    "weights_pickled": Code("a weight or constant is stored as a pickle", "Convert tensor subclasses to plain tensors first."),
+    "weights_pickled": Code("a weight or constant is stored as a pickle", "Convert it to a plain tensor first."),
     "weights_missing": Code("a parameter, buffer or constant of the graph has no stored tensor", EXPORT_AGAIN),
     "weights_out_of_bounds": Code("a stored tensor's sizes, strides and offset lead outside its record", EXPORT_AGAIN),
-    "weights_overlap": Code("elements of a stored tensor share memory (stride 0)", "Call .contiguous() on it before the export."),
-    "tensor_type": Code("an element type, layout or device that is not taken", "Use dense CPU or CUDA tensors of plain types."),
+    "weights_overlap": Code("elements of a stored tensor share memory (stride 0)", "Call .contiguous() on it before."),
+    "tensor_type": Code("an element type, layout or device that is not taken", "Use dense tensors of plain types."),
     "tensor_too_large": Code("a tensor's rank, sizes or bytes are beyond the limit", SMALLER),
     "tensor_mismatch": Code("the graph and the stored tensor disagree on type or shape", EXPORT_AGAIN),
     "onnx_damaged": Code("not an ONNX message, or one that contradicts itself", COPY_AGAIN),
     "onnx_opset": Code("an opset that is not read", "Export it again with opset_version=18."),
     "onnx_external_data": Code("weights outside the file", "Save the model with save_as_external_data=False."),
-    "onnx_function": Code("functions, sparse tensors, training data or subgraphs", "Inline functions, remove control flow."),
+    "onnx_function": Code("functions, sparse tensors or subgraphs", "Inline functions, remove control flow."),
     "onnx_domain": Code("an operator of a domain other than ai.onnx", "Export with standard operators only."),
     "onnx_too_large": Code("more nodes, attributes or tensor elements than the limit", SMALLER),
     "safetensors_damaged": Code("the header or the offsets contradict themselves", COPY_AGAIN),
-    "safetensors_offsets": Code("tensors overlap, leave gaps or lie outside the file", "Save it again with safetensors."),
+    "safetensors_offsets": Code("tensors overlap, leave gaps or lie outside", "Save it again with safetensors."),
     "data_empty": Code("no image and no array was found", "Pack images, or arrays named after the model's inputs."),
-    "data_entry_unknown": Code("an entry that is neither image, array nor a known description", PACK_AGAIN),
     "data_all_broken": Code("none of the images can be read", "Check the files with any image viewer."),
     "array_damaged": Code("an array's header or length contradicts itself", "Save it again with numpy.savez."),
     "array_pickled": Code("an array of Python objects, which is a pickle", "Save arrays of numbers only."),

@@ -17,7 +17,8 @@ from aslconvert.workers.intake.trees import Tree
 from aslconvert.workers.intake.zipwrite import ZipWriter
 
 _STORAGES = {
-    1: "Byte", 2: "Char", 3: "Short", 4: "Int", 5: "Long", 6: "Half", 7: "Float", 8: "Double", 12: "Bool", 13: "BFloat16",
+    1: "Byte", 2: "Char", 3: "Short", 4: "Int", 5: "Long", 6: "Half", 7: "Float", 8: "Double", 12: "Bool",
+    13: "BFloat16",
 }  # fmt: skip
 _REAL = {6: "<e", 7: "<f", 8: "<d"}
 _BFLOAT16 = 13
@@ -81,7 +82,8 @@ class _Pickle:
             self._value(value)
         self._out += b"tQ"
         self._value(0)
-        strides, step = [], 1
+        strides: list[int] = []
+        step = 1
         for size in reversed(leaf.shape):
             strides.insert(0, step)
             step *= max(size, 1)
@@ -100,8 +102,8 @@ class _Pickle:
         elif isinstance(value, bool):
             self._out += b"\x88" if value else b"\x89"
         elif isinstance(value, int):
-            small = -(1 << 31) <= value < 1 << 31
-            self._out += b"J" + struct.pack("<i", value) if small else b"\x8a\x09" + value.to_bytes(9, "little", signed=True)
+            # Any integer may be written in the long form.
+            self._out += b"\x8a\x09" + value.to_bytes(9, "little", signed=True)
         elif isinstance(value, float):
             self._out += b"G" + struct.pack(">d", value)
         else:

@@ -197,10 +197,7 @@ class GraphReader:
                 stack = value.value
         entries = [entry.split(",") for entry in stack.split(";")]
         plain = all(
-            len(entry) == 3
-            and _STACK_KEY.match(entry[0])
-            and _STACK_KEY.match(entry[1])
-            and is_dotted(entry[2], 400)
+            len(entry) == 3 and _STACK_KEY.match(entry[0]) and _STACK_KEY.match(entry[1]) and is_dotted(entry[2], 400)
             for entry in entries
         )
         return {"nn_module_stack": stack} if plain else {}

@@ -112,9 +112,7 @@ class Cursor:
         for key in needed:
             if key not in self.value:
                 raise self.refused("field_missing", f"the field '{key}' is missing.")
-        return {
-            key: self._child(key, value) for key, value in self.value.items() if key in needed or value is not None
-        }
+        return {key: self._child(key, value) for key, value in self.value.items() if key in needed or value is not None}
 
     def items(self, most: int) -> Iterator[tuple[str, Cursor]]:
         """The pairs of an object with free keys."""

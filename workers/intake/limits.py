@@ -11,6 +11,8 @@ class Limits:
 
     file_bytes: int = 2 << 30
     """Of a model file as uploaded."""
+    onnx_bytes: int = 1 << 30
+    """Of an .onnx file, which is held in memory whole, about three times over."""
     entries: int = 20_000
     """In a model archive: one a weight and a handful besides."""
     json_bytes: int = 32 << 20

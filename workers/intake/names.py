@@ -9,22 +9,24 @@ from typing import TypeGuard
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z", re.ASCII)
 _PART = re.compile(r"[A-Za-z0-9_]+\Z", re.ASCII)
 
-TAKEN = frozenset(
-    "self torch device inf nan NoneType fx_pytree pytree math operator _operator builtins getattr".split()
-)
+_TAKEN = """
+NoneType _operator builtins device fx_pytree getattr inf math nan operator pytree self torch
+"""
+TAKEN = frozenset(_TAKEN.split())
 """What the code that torch generates from a graph refers to by itself."""
 
-ATTRIBUTES = frozenset(
-    "T_destination add_module apply bfloat16 buffers call_super_init children compile cpu cuda double dump_patches eval "
-    "extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu load_state_dict modules "
-    "mtia named_buffers named_children named_modules named_parameters parameters register_backward_hook register_buffer "
-    "register_forward_hook register_forward_pre_hook register_full_backward_hook register_full_backward_pre_hook "
-    "register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module register_parameter "
-    "register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule "
-    "share_memory state_dict to to_empty train training type xpu zero_grad _apply _buffers _call_impl _modules "
-    "_parameters _backward_hooks _forward_hooks _forward_pre_hooks _backward_pre_hooks _state_dict_hooks "
-    "_non_persistent_buffers_set _compiled_call_impl _version _load_from_state_dict _save_to_state_dict".split()
-)
+_ATTRIBUTES = """
+T_destination _apply _backward_hooks _backward_pre_hooks _buffers _call_impl _compiled_call_impl _forward_hooks
+_forward_pre_hooks _load_from_state_dict _modules _non_persistent_buffers_set _parameters _save_to_state_dict
+_state_dict_hooks _version add_module apply bfloat16 buffers call_super_init children compile cpu cuda double
+dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu
+load_state_dict modules mtia named_buffers named_children named_modules named_parameters parameters
+register_backward_hook register_buffer register_forward_hook register_forward_pre_hook register_full_backward_hook
+register_full_backward_pre_hook register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module
+register_parameter register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ set_extra_state
+set_submodule share_memory state_dict to to_empty train training type xpu zero_grad
+"""
+ATTRIBUTES = frozenset(_ATTRIBUTES.split())
 """Of every module of torch: no parameter or submodule of a real model can be called so."""
 
 

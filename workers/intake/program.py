@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
-from collections.abc import Iterator
 
 from aslconvert.workers.intake.examples import Leaf, write_examples
+from aslconvert.workers.intake.files import Rebuilt, opened, replacing
 from aslconvert.workers.intake.graph import GraphReader
 from aslconvert.workers.intake.jsontext import Cursor, parse
 from aslconvert.workers.intake.limits import DEFAULT, Limits
@@ -33,17 +30,10 @@ _MODEL, _SAMPLES, _FORMAT, _ARCHIVE_VERSION = (
     "models/model.json", "data/sample_inputs/model.pt", "archive_format", "archive_version",
 )  # fmt: skip
 _MARKS = ("byteorder", "version", ".data/version", ".data/serialization_id", ".format_version", ".storage_alignment")
-
-
-@dataclass(frozen=True)
-class Rebuilt:
-    """What was written: ``size`` in bytes, ``operators`` with how often each is called (for models)."""
-
-    kind: str
-    path: Path
-    size: int
-    operators: Mapping[str, int]
-    tensors: int
+_OLD = frozenset(
+    {f"{WEIGHTS}model.pt", f"{CONSTANTS}model.pt", "serialized_exported_program.json", "serialized_state_dict.json",
+     "serialized_state_dict.pt", "serialized_constants.pt", "serialized_constants.json", "serialized_example_inputs.pt"}
+)  # fmt: skip
 
 
 def rebuild_program(source: Path, target: Path, *, limits: Limits = DEFAULT) -> Rebuilt:
@@ -63,62 +53,29 @@ def rebuild_program(source: Path, target: Path, *, limits: Limits = DEFAULT) -> 
         if total > limits.weight_bytes:
             raise Refused("tensor_too_large", f"{total} bytes of tensors, {limits.weight_bytes} are the most.")
         weights, constants = (
-            read_payloads(
-                _json(archive, entries[config], limits), entries, folder=folder, prefix=prefix, limits=limits
-            )
-            for config, folder, prefix in zip(
-                _CONFIGS, (WEIGHTS, CONSTANTS), ("weight_", "tensor_"), strict=True
-            )
+            read_payloads(_json(archive, entries[config], limits), entries, folder=folder, prefix=prefix, limits=limits)
+            for config, folder, prefix in zip(_CONFIGS, (WEIGHTS, CONSTANTS), ("weight_", "tensor_"), strict=True)
         )
         program = _Program(_json(archive, entries[_MODEL], limits), weights, constants, limits)
         with replacing(target) as out:
             _write(out, archive, entries, weights, constants, program)
-    return Rebuilt(
-        "pt2", target, target.stat().st_size, program.operators, len(weights.by_name) + len(constants.by_name)
-    )
-
-
-@contextmanager
-def opened(source: Path, *, most: int) -> Iterator[BinaryIO]:
-    """A regular file of at most ``most`` bytes. Raises Refused (``file_unreadable``, ``file_too_large``)."""
-    if not source.is_file():
-        raise Refused("file_unreadable", "There is no regular file.")
-    try:
-        file = source.open("rb")
-    except OSError as error:
-        raise Refused("file_unreadable", f"It cannot be read: {error.strerror}.") from error
-    with file:
-        size = os.fstat(file.fileno()).st_size
-        if size > most:
-            raise Refused("file_too_large", f"{size} bytes, {most} are the most.")
-        yield file
-
-
-@contextmanager
-def replacing(target: Path) -> Iterator[BinaryIO]:
-    """A file beside ``target`` that takes its place when it is whole, and goes when it is not."""
-    part = target.with_name(f"{target.name}.part")
-    try:
-        with part.open("w+b") as file:
-            yield file
-        os.replace(part, target)
-    except BaseException:
-        with suppress(OSError):
-            part.unlink()
-        raise
+    tensors = len(weights.by_name) + len(constants.by_name)
+    return Rebuilt("pt2", target, target.stat().st_size, tensors, program.operators)
 
 
 def _layout(archive: ZipFile) -> dict[str, Entry]:
     """Entries by their name below the archive's one folder."""
+    if old := sorted(_OLD & archive.entries.keys()):
+        raise Refused("layout_old", "The archive is of an exporter from before torch 2.9.", entry=old[0])
     roots = {name.split("/", 1)[0] for name in archive.entries}
     if len(roots) != 1:
         raise Refused("layout_entry_unknown", "All entries lie in one folder of the archive.")
     entries = {name.partition("/")[2]: entry for name, entry in archive.entries.items()}
     for name, entry in entries.items():
+        if name in _OLD:
+            raise Refused("layout_old", "It is a pickle, or of an exporter from before torch 2.9.", entry=shown(name))
         if name.startswith("data/aotinductor/") or name.endswith((".so", ".dylib", ".dll", ".pyd")):
             raise Refused("layout_library", "It is compiled code, which loading would run.", entry=shown(name))
-        if name in (f"{WEIGHTS}model.pt", f"{CONSTANTS}model.pt", "serialized_state_dict.pt", "serialized_constants.pt"):
-            raise Refused("layout_old", "It is a pickle.", entry=shown(name))
         if name.startswith((f"{CONSTANTS}custom_obj_", f"{CONSTANTS}opaque_obj_")):
             raise Refused("custom_object", "It is an object of code.", entry=shown(name))
         known = name in (*_CONFIGS, _MODEL, _SAMPLES, _FORMAT, _ARCHIVE_VERSION, *_MARKS)
@@ -199,7 +156,10 @@ class _Program:
             raise found.refused("signature_invalid", "The trees do not have the graph's inputs and outputs as leaves.")
         names: list[str] | None = None
         if "forward_arg_names" in fields:
-            names = [each.text(self._limits.name_chars) for each in fields["forward_arg_names"].elements(self._limits.tree_leaves)]
+            names = [
+                each.text(self._limits.name_chars)
+                for each in fields["forward_arg_names"].elements(self._limits.tree_leaves)
+            ]
             if not all(is_identifier(name, self._limits.name_chars) for name in names):
                 raise fields["forward_arg_names"].refused("name_invalid", "an argument is no plain identifier.")
         document = {"inputs": [], "outputs": [], "in_spec": tree.printed(), "out_spec": out.printed()}

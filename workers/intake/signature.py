@@ -130,9 +130,7 @@ def _output(cursor: Cursor, value: Document, graph: GraphReader, signature: Sign
     raise cursor.unknown(kind)
 
 
-def _mutation(
-    fields: Mapping[str, Cursor], key: str, known: set[str], value: Document, graph: GraphReader
-) -> Document:
+def _mutation(fields: Mapping[str, Cursor], key: str, known: set[str], value: Document, graph: GraphReader) -> Document:
     argument = read_tensor_name(fields["arg"], graph.scope)
     _same({"as_tensor": argument}, value, fields["arg"])
     if fields[key].value not in known:
@@ -143,5 +141,3 @@ def _mutation(
 def _same(said: Document, value: Document, cursor: Cursor) -> None:
     if said != value:
         raise cursor.refused("signature_invalid", "the graph has another value here.")
-
-

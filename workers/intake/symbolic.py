@@ -1,6 +1,6 @@
 """Symbolic sizes: a grammar of integer expressions of our own, printed again in one form. Nothing is evaluated.
 
-Two notations are read, as exporters write both: ``2*s0 + 1`` and ``Add(Mul(Integer(2), Symbol('s0', ...)), Integer(1))``.
+Two notations are read, as exporters write both: ``2*s0 + 1`` and ``Add(Mul(Integer(2), Symbol('s0')), Integer(1))``.
 """
 
 from __future__ import annotations

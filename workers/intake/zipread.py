@@ -141,7 +141,8 @@ class ZipFile:
         if at + _CENTRAL.size > end:
             raise Refused("archive_damaged", "The central directory is cut short.")
         (
-            magic, _, _, flags, method, _, _, crc, stored, size, name_length, extra_length, comment_length, disk, _, attributes, offset,
+            magic, _, _, flags, method, _, _, crc, stored, size, name_length, extra_length, comment_length, disk, _,
+            attributes, offset,
         ) = _CENTRAL.unpack(self._at(at, _CENTRAL.size))  # fmt: skip
         after = at + _CENTRAL.size + name_length + extra_length + comment_length
         if magic != b"PK\x01\x02" or after > end:

@@ -1,4 +1,4 @@
-"""Derives workers/intake/operators.txt: `python tests/workers/intake/derive_operators.py [FILE.pt2 ...] > operators.txt`.
+"""Derives workers/intake/operators.txt: `python derive_operators.py [FILE.pt2 ...] > operators.txt`.
 
 The list is (a) the operators of torch that are tagged `core` or `pointwise`, (b) those that the converter's own source
 names, (c) those that the given files call and (d) arithmetic on sizes; without what writes into a given output, has
@@ -27,14 +27,17 @@ REFUSED = re.compile(
 """Files, memory beyond a tensor's own or never written, other kinds of tensors, training, chance, inner functions."""
 
 SIZES = [
-    *(f"_operator.{name}" for name in "add sub mul floordiv truediv mod neg pos pow eq ne lt le gt ge and_ or_".split()),
-    *(f"torch.{name}" for name in "sym_float sym_int sym_max sym_min sym_not sym_ite sym_sum".split()),
-    *(f"math.{name}" for name in "ceil floor trunc".split()),
+    *(f"_operator.{name}" for name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "pos", "pow")),
+    *(f"_operator.{name}" for name in ("eq", "ne", "lt", "le", "gt", "ge", "and_", "or_")),
+    *(f"torch.sym_{name}" for name in ("float", "int", "max", "min", "not", "ite", "sum")),
+    *(f"math.{name}" for name in ["ceil", "floor", "trunc"]),
     *(f"torch.ops.aten.{name}" for name in (
         "_assert_async.msg", "_assert_scalar.default", "_assert_tensor_metadata.default", "sym_constrain_range.default",
         "sym_constrain_range_for_size.default", "sym_numel.default", "sym_size.int", "sym_stride.int",
     )),
 ]  # fmt: skip
+
+STRANGE = ("nondeterministic_seeded", "dynamic_output_shape", "data_dependent_output")
 
 DROPOUTS = (
     "dropout", "dropout_", "feature_dropout", "feature_dropout_", "rrelu", "rrelu_", "scaled_dot_product_attention",
@@ -49,14 +52,14 @@ conv_transpose1d conv_transpose2d conv_transpose3d copy_ cumprod cumsum detach d
 expand_as eye flatten flip fill full full_like gather grid_sampler group_norm hstack im2col index index_select
 instance_norm index_put layer_norm lift_fresh_copy linalg_norm linalg_vector_norm linear linspace log_softmax matmul
 max_pool1d max_pool2d max_pool3d max_pool2d_with_indices mean meshgrid mm mv movedim narrow native_group_norm
-native_layer_norm new_full new_ones new_zeros norm ones ones_like one_hot pad permute pixel_shuffle
-pixel_unshuffle prod reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d repeat repeat_interleave
-reshape reshape_as rms_norm roll scaled_dot_product_attention scatter scatter_add select slice softmax sort split
-split_with_sizes square squeeze squeeze_ stack std sum t tensor_split tile to topk transpose tril triu type_as unbind
-unflatten unfold unsafe_chunk unsafe_split unsqueeze unsqueeze_ upsample_bicubic2d upsample_bilinear2d upsample_linear1d
-upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_trilinear3d var var_mean vdot view view_as vstack where
-zeros zeros_like copy_ fill_ zero_ add_ index_put_ masked_fill masked_fill_ slice_scatter select_scatter swapaxes dot bmm
-baddbmm addmm addbmm _upsample_nearest_exact2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa
+native_layer_norm new_full new_ones new_zeros norm ones ones_like one_hot pad permute pixel_shuffle pixel_unshuffle
+prod reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d repeat repeat_interleave reshape reshape_as
+rms_norm roll scaled_dot_product_attention scatter scatter_add select slice softmax sort split split_with_sizes square
+squeeze squeeze_ stack std sum t tensor_split tile to topk transpose tril triu type_as unbind unflatten unfold
+unsafe_chunk unsafe_split unsqueeze unsqueeze_ upsample_bicubic2d upsample_bilinear2d upsample_linear1d
+upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_trilinear3d var var_mean vdot view view_as vstack
+where zeros zeros_like copy_ fill_ zero_ add_ index_put_ masked_fill masked_fill_ slice_scatter select_scatter
+swapaxes dot bmm baddbmm addmm addbmm _upsample_nearest_exact2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa
 """
 """What networks are written with and what is not tagged, by name; all of their overloads are taken."""
 
@@ -86,7 +89,11 @@ def _taken(op: torch._ops.OpOverload, name: str, named: set[str]) -> bool:
     tags, arguments = set(op.tags), op._schema.arguments
     if name in DROPOUTS:
         return not any(argument.is_out for argument in arguments)
-    strange = tags & {torch.Tag.nondeterministic_seeded, torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
+    strange = tags & {
+        torch.Tag.nondeterministic_seeded,
+        torch.Tag.dynamic_output_shape,
+        torch.Tag.data_dependent_output,
+    }
     foreign = any(str(argument.type) in ("Generator", "Optional[Generator]") for argument in arguments)
     # Overloads by the name of an axis are of tensors whose axes have names.
     if strange or foreign or REFUSED.search(name) or "Dimname" in str(op._schema) or any(a.is_out for a in arguments):
@@ -103,5 +110,5 @@ def called(file: Path) -> set[str]:
 
 if __name__ == "__main__":
     lines = derived(map(Path, sys.argv[1:]))
-    sys.stdout.write("# Written by tests/workers/intake/derive_operators.py, which says what is taken and what is not.\n")
+    sys.stdout.write("# Written by tests/workers/intake/derive_operators.py, which says what is taken.\n")
     sys.stdout.write("\n".join(lines) + "\n")

@@ -49,7 +49,7 @@ def assert_identical(one: Any, other: Any) -> None:
     assert tree == other_tree, "the containers differ"
     for a, b in zip(leaves, others, strict=True):
         if isinstance(a, torch.Tensor):
-            assert a.dtype == b.dtype and a.shape == b.shape, "types or shapes differ"
+            assert (a.dtype, a.shape) == (b.dtype, b.shape), "types or shapes differ"
             same = a.contiguous().view(torch.uint8) == b.contiguous().view(torch.uint8) if a.dim() else a == b
             assert bool(same.all()), "the values differ"
         else:
