@@ -13,6 +13,8 @@ class Limits:
     """Of a model file as uploaded."""
     onnx_bytes: int = 1 << 30
     """Of an .onnx file, which is held in memory whole, about three times over."""
+    onnx_parts: int = 500_000
+    """Fields of the message: nodes, names, attributes and axes, but not the elements of tensors."""
     entries: int = 20_000
     """In a model archive: one a weight and a handful besides."""
     json_bytes: int = 32 << 20

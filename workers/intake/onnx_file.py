@@ -50,7 +50,7 @@ def rebuild_onnx(source: Path, target: Path, *, limits: Limits = DEFAULT) -> Reb
     """
     with opened(source, most=min(limits.onnx_bytes, limits.file_bytes)) as file:
         content = file.read()
-    scan(content, most=limits.json_values)
+    scan(content, most=limits.onnx_parts)
     model = onnx.ModelProto()
     try:
         model.ParseFromString(content)

@@ -78,7 +78,8 @@ def _check_count(arguments: Mapping[str, dict[str, Any]], cursor: Cursor, limits
     count = 2 * span / abs(step) if step else span
     if not count <= limits.tensor_elements:
         raise cursor.refused("operator_too_large", f"about {count:.3g} elements in a row.")
-    if {"n", "m"} & numbers.keys() and math.prod(max(1, n or 1) for n in numbers.values()) > limits.tensor_elements:
+    rows = numbers.get("n")
+    if rows is not None and rows * (numbers.get("m") or rows) > limits.tensor_elements:
         raise cursor.refused("operator_too_large", "a matrix beyond the limit.")
 
 

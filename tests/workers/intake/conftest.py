@@ -1,0 +1,28 @@
+"""A small export that hostile files are made from."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from aslconvert.converter.ir.quiet import quiet
+
+
+class Tiny(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.conv(image).mean(dim=(2, 3))
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tiny") / "tiny.pt2"
+    batch = torch.export.Dim("batch", min=1, max=64)
+    with quiet():
+        program = torch.export.export(Tiny().eval(), (torch.rand(2, 3, 5, 5),), dynamic_shapes=({0: batch},))
+        torch.export.save(program, path)
+    return path
