@@ -1,5 +1,6 @@
-"""A small export that hostile files are made from."""
+"""A small export that hostile files are made from; and the modules of this folder, which its scripts import too."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from aslconvert.converter.ir.quiet import quiet
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 class Tiny(nn.Module):
