@@ -12,10 +12,10 @@ from aslconvert.workers.intake.limits import Limits
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
-# What Pillow's readers of headers raise, and Pillow's own cap.
+# What Pillow's readers of headers raise.
 _BROKEN = (
     OSError, ValueError, SyntaxError, MemoryError, EOFError, IndexError, KeyError, TypeError, AttributeError,
-    OverflowError, ZeroDivisionError, struct.error, Image.DecompressionBombError,
+    OverflowError, ZeroDivisionError, struct.error,
 )  # fmt: skip
 
 
@@ -23,10 +23,12 @@ def broken(path: Path, *, limits: Limits) -> str:
     """Why the image at ``path`` cannot be taken, or nothing."""
     try:
         with warnings.catch_warnings():
-            # Pillow warns from its own cap on; ours is below the one where it raises.
+            # Pillow warns from its own cap on, and raises from twice that on: 179 million pixels.
             warnings.simplefilter("ignore")
             with Image.open(path, formats=_FORMATS) as image:
                 width, height = image.size
+    except Image.DecompressionBombError:
+        return f"over {limits.pixels} pixels"
     except _BROKEN:
         return "it cannot be read"
     if not 0 < width * height <= limits.pixels:

@@ -103,7 +103,9 @@ def _code(parts: Parts, canary: str) -> Iterator[Attack]:
     def pickled(document: Any) -> None:
         next(iter(document["config"].values()))["use_pickle"] = True
 
-    yield Attack("weights-pickled", "weights_pickled", pack({**edited(parts, WEIGHTS, pickled), "data/weights/weight_0": evil}))
+    yield Attack(
+        "weights-pickled", "weights_pickled", pack({**edited(parts, WEIGHTS, pickled), "data/weights/weight_0": evil})
+    )
     for name, text in {
         "call": run, "attribute": "s0.__class__", "lambda": "(lambda: 1)()", "string": "'s0'", "index": "s0[0]",
         "name": "Symbol('__import__', integer=True)", "keyword": "Symbol('s0', evil=True)", "brace": "{s0}",
@@ -163,7 +165,7 @@ def _graphs(parts: Parts, canary: str) -> Iterator[Attack]:
         "torch.ops.aten.from_file.default", "torch.load", "torch.hub.load", "torch.ops.aten.set_.source_Storage",
         "_operator.attrgetter", "_operator.methodcaller", "#custom:op", "builtins.eval", "torch.ops.asl.nothing",
         "torch.ops.aten.empty.memory_format", "torch.ops.aten.as_strided.default", "torch.ops.higher_order.map_impl",
-        "torch.ops.aten.relu", "torch._C._jit_get_all_schemas", "math.factorial", "torch.ops.aten.relu.default\n", "", 7,
+        "torch.ops.aten.relu", "torch._C._jit_get_all_schemas", "math.factorial", "torch.ops.aten.relu.default\n", 7,
         "torch.ops.higher_order.triton_kernel_wrapper_functional", "torch.ops.aten.resize_.default",
     ):  # fmt: skip
         yield attack(f"operator-{str(target).strip()}", "operator_not_allowed", lambda d, t=target: node(d, t))
@@ -194,7 +196,11 @@ def _graphs(parts: Parts, canary: str) -> Iterator[Attack]:
         """Gives the caller's input another name wherever it stands."""
 
         def edit(document: Any) -> None:
-            old = next(s["user_input"]["arg"]["as_tensor"]["name"] for s in document["graph_module"]["signature"]["input_specs"] if "user_input" in s)
+            old = next(
+                s["user_input"]["arg"]["as_tensor"]["name"]
+                for s in document["graph_module"]["signature"]["input_specs"]
+                if "user_input" in s
+            )
             graph = _graph(document)
             graph["tensor_values"][str(new)] = graph["tensor_values"].pop(old)
 
@@ -210,7 +216,8 @@ def _graphs(parts: Parts, canary: str) -> Iterator[Attack]:
         return edit
 
     for name, new in {
-        "code": f"x=({run})", "newline": "x\n    import os", "default": "x = 1", "keyword": "class", "dunder": "__class__",
+        "code": f"x=({run})", "newline": "x\n    import os", "default": "x = 1", "keyword": "class",
+        "dunder": "__class__",
         "torch": "torch", "bidi": "a\u202eb", "nul": "a\0b", "surrogate": "a\ud800b", "long": "a" * 5000, "empty": "",
         "lookalike": "\u0430bc", "number": 3, "null": None, "star": "*args", "hash": "x#",
     }.items():  # fmt: skip
@@ -239,7 +246,7 @@ def _graphs(parts: Parts, canary: str) -> Iterator[Attack]:
     enum = json.dumps([{"__enum__": True, "fqn": "antigravity:x", "name": "x"}])
     for name, kind, context in (
         ("enum", "builtins.dict", enum), ("enum-list", "builtins.list", enum),
-        ("defaultdict", "collections.defaultdict", json.dumps({"default_factory_module": "os", "default_factory_name": "x"})),
+        ("defaultdict", "collections.defaultdict", json.dumps({"default_factory_module": "os"})),
         ("namedtuple", "collections.namedtuple", json.dumps("os.path")), ("deque", "collections.deque", "null"),
         ("ordered", "collections.OrderedDict", "[]"), ("key-code", "builtins.dict", json.dumps([run])),
         ("key-number", "builtins.dict", "[1]"), ("type-list", [], None), ("leaf-content", None, "x"),
@@ -262,7 +269,9 @@ def _wiring(attack: Callable[[str, str, Edit], Attack]) -> Iterator[Attack]:
         return lambda d: _graph(d)["nodes"][-1]["inputs"][0].update(arg=value)
 
     yield attack("undefined", "name_undefined", argument({"as_tensor": {"name": "nowhere"}}))
-    yield attack("custom-argument", "custom_object", argument({"as_custom_obj": {"name": "a", "class_fqn": "os.system"}}))
+    yield attack(
+        "custom-argument", "custom_object", argument({"as_custom_obj": {"name": "a", "class_fqn": "os.system"}})
+    )
     yield attack("operator-argument", "custom_object", argument({"as_operator": "torch.load"}))
     yield attack("unknown-argument", "field_unknown", argument({"as_code": "x"}))
     yield attack("two-arguments", "field_invalid", argument({"as_int": 1, "as_bool": True}))
@@ -308,7 +317,11 @@ def _wiring(attack: Callable[[str, str, Edit], Attack]) -> Iterator[Attack]:
     yield attack("nodes-reversed", "name_undefined", lambda d: _graph(d)["nodes"].reverse())
     yield attack("input-missing", "signature_invalid", lambda d: d["graph_module"]["signature"]["input_specs"].pop())
     yield attack("output-missing", "signature_invalid", lambda d: d["graph_module"]["signature"]["output_specs"].pop())
-    yield attack("token", "custom_object", lambda d: d["graph_module"]["signature"]["input_specs"].__setitem__(-1, {"token": {"arg": {"name": "x"}}}))
+    yield attack(
+        "token",
+        "custom_object",
+        lambda d: d["graph_module"]["signature"]["input_specs"].__setitem__(-1, {"token": {"arg": {"name": "x"}}}),
+    )
     yield attack("nothing-said", "field_missing", lambda d: _graph(d)["tensor_values"].popitem())
 
     def meta(**changes: Any) -> Edit:
@@ -316,7 +329,9 @@ def _wiring(attack: Callable[[str, str, Edit], Attack]) -> Iterator[Attack]:
 
     huge = [{"as_int": 1 << 40}]
     yield attack("shape-huge", "tensor_too_large", meta(sizes=huge, strides=[{"as_int": 1}]))
-    yield attack("shape-huge-empty", "tensor_too_large", meta(sizes=[{"as_int": 0}, *huge], strides=[{"as_int": 1}] * 2))
+    yield attack(
+        "shape-huge-empty", "tensor_too_large", meta(sizes=[{"as_int": 0}, *huge], strides=[{"as_int": 1}] * 2)
+    )
     yield attack("shape-negative", "number_too_large", meta(sizes=[{"as_int": -1}], strides=[{"as_int": 1}]))
     yield attack("rank-huge", "tensor_too_large", meta(sizes=[{"as_int": 1}] * 60, strides=[{"as_int": 1}] * 60))
     yield attack("rank-over-64", "json_too_large", meta(sizes=[{"as_int": 1}] * 1000, strides=[]))
@@ -342,8 +357,12 @@ def _weights(parts: Parts) -> Iterator[Attack]:
     view = {"sizes": ints(1 << 14, 1 << 14), "strides": ints(0, 0)}
     yield attack("giant-view", "weights_overlap", lambda p: p["tensor_meta"].update(view))
     yield attack("weight-out", "weights_out_of_bounds", lambda p: p["tensor_meta"].update(storage_offset={"as_int": 1}))
-    yield attack("weight-far", "weights_out_of_bounds", lambda p: p["tensor_meta"].update(storage_offset={"as_int": 1 << 62}))
-    yield attack("weight-negative", "number_too_large", lambda p: p["tensor_meta"].update(storage_offset={"as_int": -1}))
+    yield attack(
+        "weight-far", "weights_out_of_bounds", lambda p: p["tensor_meta"].update(storage_offset={"as_int": 1 << 62})
+    )
+    yield attack(
+        "weight-negative", "number_too_large", lambda p: p["tensor_meta"].update(storage_offset={"as_int": -1})
+    )
     yield attack("weight-type", "weights_out_of_bounds", lambda p: p["tensor_meta"].update(dtype=8))
     yield attack("weight-other", "tensor_mismatch", lambda p: p["tensor_meta"].update(dtype=4))
     yield attack("weight-up", "weights_missing", lambda p: p.update(path_name="../weight_0"))
@@ -353,6 +372,7 @@ def _weights(parts: Parts) -> Iterator[Attack]:
     yield attack("weight-symbolic", "field_invalid", lambda p: p["tensor_meta"].update(storage_offset=sym))
     yield Attack("weights-gone", "weights_missing", pack(edited(parts, WEIGHTS, lambda d: d["config"].clear())))
     for name in ("a.__class__", "forward", "a..b", "", "../x", "a b", "a\u202eb", "_parameters.x"):
+
         def rename(document: Any, new: str = name) -> None:
             document["config"][new] = document["config"].pop(next(iter(document["config"])))
 
@@ -407,7 +427,9 @@ def _zips(parts: Parts) -> Iterator[Attack]:
     yield Attack("no-model", "layout_entry_missing", pack({k: v for k, v in parts.items() if k != WEIGHTS}))
     yield Attack("two-roots", "layout_entry_unknown", merged(whole, pack({"x": b"y"}, root="other")))
     yield Attack("twice", "archive_duplicate_entry", merged(whole, pack({MODEL: b"{}"})))
-    yield Attack("twice-by-case", "archive_duplicate_entry", merged(whole, pack({MODEL.upper(): b"{}"}, root="ARCHIVE")))
+    yield Attack(
+        "twice-by-case", "archive_duplicate_entry", merged(whole, pack({MODEL.upper(): b"{}"}, root="ARCHIVE"))
+    )
     for name in ("../x", "/x", "a/../../x", "a\\x", "a/./x", "a//x", "C:/x", "a\nx", "a\u202ex", "a/ x"):
         yield Attack(f"path-{name!r}", "archive_path", with_name(whole, name))
     for name, offset, value, code in (

@@ -88,7 +88,9 @@ def _zips(evil: bytes) -> Iterator[Attack]:
     yield attack("fine", REBUILT, whole)
     yield attack("one-broken", REBUILT, zipped({"1.png": png(), "2.png": b"no", "3.png": huge_png(60_000)}))
     yield attack("all-broken", "data_all_broken", zipped({"1.png": b"no", "2.png": huge_png(60_000), "3.jpg": evil}))
-    yield attack("others-left-out", REBUILT, zipped({"1.png": png(), "evil.py": b"import os", "data.toml": b"size = 4"}))
+    yield attack(
+        "others-left-out", REBUILT, zipped({"1.png": png(), "evil.py": b"import os", "data.toml": b"size = 4"})
+    )
     yield attack("no-image", "kind_unknown", zipped({"evil.py": b"import os"}))
     yield attack("bomb", "archive_ratio", zipped({"1.png": bytes(64 << 20)}))
     yield attack("bomb-lies", "archive_mismatch", _lying(zipped({"1.png": bytes(8 << 20)})))
@@ -208,7 +210,9 @@ def _safetensors() -> Iterator[Attack]:
     yield attack("header-cut", "json_damaged", safetensors(fine, bytes(12), length=20))
     yield attack("header-large", "json_too_large", safetensors(b'{"a":"' + b"x" * (33 << 20) + b'"}'))
     yield attack("header-deep", "json_too_deep", safetensors(b'{"a":' * 10_000))
-    yield attack("overlap", "safetensors_offsets", safetensors({"a": tensor(0, 8, 2), "b": tensor(4, 12, 2)}, bytes(12)))
+    yield attack(
+        "overlap", "safetensors_offsets", safetensors({"a": tensor(0, 8, 2), "b": tensor(4, 12, 2)}, bytes(12))
+    )
     yield attack("gap", "safetensors_offsets", safetensors({"a": tensor(4, 12, 2)}, bytes(12)))
     yield attack("shape", "safetensors_offsets", safetensors({"a": tensor(0, 8, 3)}, bytes(8)))
     yield attack("huge", "tensor_too_large", safetensors({"a": tensor(0, 8, 1 << 40)}, bytes(8)))
@@ -228,7 +232,7 @@ def model(change: Callable[[Any], None] | None = None) -> bytes:
     shape = ["n", 3, 8, 8]
     graph = helper.make_graph(
         nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)], [weight],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n", 2, 8, 8])], [weight],
     )  # fmt: skip
     whole = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     if change is not None:
@@ -256,7 +260,9 @@ def _onnx() -> Iterator[Attack]:
     yield attack("no-graph", "onnx_damaged", lambda m: m.ClearField("graph"))
     yield attack("subgraph", "onnx_function", lambda m: m.graph.node[0].attribute.add(name="body", type=5))
     yield attack("attribute", "field_unknown", lambda m: m.graph.node[0].attribute.add(name="tp", type=13))
-    yield attack("reference", "onnx_function", lambda m: m.graph.node[0].attribute.add(name="a", type=2, ref_attr_name="b"))
+    yield attack(
+        "reference", "onnx_function", lambda m: m.graph.node[0].attribute.add(name="a", type=2, ref_attr_name="b")
+    )
     yield attack("text", "field_invalid", lambda m: m.graph.node[0].attribute.add(name="a", type=3, s=b"\xff"))
     yield attack("twice", "name_duplicate", lambda m: m.graph.node[1].output.__setitem__(0, "y"))
     yield attack("undefined", "name_undefined", lambda m: m.graph.node[1].input.__setitem__(0, "q"))
@@ -272,7 +278,9 @@ def _onnx() -> Iterator[Attack]:
     yield attack("strings", "tensor_type", lambda m: setattr(m.graph.initializer[0], "data_type", 8))
     yield attack("complex", "tensor_type", lambda m: setattr(m.graph.initializer[0], "data_type", 14))
     dim = "tensor_too_large"
-    yield attack("input-huge", dim, lambda m: setattr(m.graph.input[0].type.tensor_type.shape.dim[0], "dim_value", 1 << 50))
+    yield attack(
+        "input-huge", dim, lambda m: setattr(m.graph.input[0].type.tensor_type.shape.dim[0], "dim_value", 1 << 50)
+    )
     yield attack("sequence", "tensor_type", lambda m: m.graph.input[0].type.sequence_type.SetInParent())
     yield attack("many-nodes", "onnx_too_large", lambda m: m.graph.node.extend([onnx.NodeProto()] * 60_000))
     empty_nodes = b"\x3a" + _varint(6_000_000) + b"\x0a\x00" * 3_000_000

@@ -91,7 +91,16 @@ class Bits(nn.Module):
         self.tied = self.top
         self.turned = nn.Parameter(torch.rand(3, 4).t())
         self.last = nn.Parameter(torch.rand(2, 3, 4, 5).to(memory_format=torch.channels_last))
-        types = (torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.uint8, torch.int16, torch.int32, torch.bool)
+        types = (
+            torch.float16,
+            torch.bfloat16,
+            torch.float64,
+            torch.int8,
+            torch.uint8,
+            torch.int16,
+            torch.int32,
+            torch.bool,
+        )
         for number, dtype in enumerate(types):
             self.register_buffer(f"b{number}", (torch.rand(12) * 3).to(dtype))
         self.register_buffer("nothing", torch.zeros(0, 7))
@@ -119,7 +128,12 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[Any, ...], dict[str, Any],
     "no_grad": (NoGrad, (image(1, 3, 8, 8),), {}, None),
     "names": (Names, (image(4), image(4)), {}, None),
     "bits": (Bits, (image(12),), {}, None),
-    "recurrent": (lambda: nn.Sequential(nn.Conv1d(3, 4, 3), nn.GELU(), nn.LayerNorm(6)), (image(2, 3, 8),), {}, (BATCH,)),
+    "recurrent": (
+        lambda: nn.Sequential(nn.Conv1d(3, 4, 3), nn.GELU(), nn.LayerNorm(6)),
+        (image(2, 3, 8),),
+        {},
+        (BATCH,),
+    ),
     "attention": (lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), (image(2, 5, 8),), {}, None),
     "video": (lambda: nn.Sequential(nn.Conv3d(1, 2, 3), nn.Hardswish()), (image(1, 1, 5, 6, 7),), {}, None),
 }
