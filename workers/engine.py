@@ -32,7 +32,8 @@ def run(*, kind: str, payload: Mapping[str, Any], folder: Path, tell: Tell) -> d
     vetted = folder / "vetted"
     vetted.mkdir(exist_ok=True)
     rebuilt = vet(folder / "in" / payload["model"], vetted / "model", kind="model")
-    model = vetted / f"model.{rebuilt.kind.rpartition('.')[2]}"
+    # A model is rebuilt as what it is: pt2, onnx or safetensors.
+    model = vetted / f"model.{rebuilt.kind}"
     (vetted / "model").rename(model)
     data = None
     if payload.get("data"):

@@ -18,7 +18,7 @@ import structlog
 from aslconvert.workers import checkpoints
 from aslconvert.workers.errors import InfrastructureError, LeaseLost, Problem, WorkersError, problem, problem_of
 from aslconvert.workers.heart import Heart
-from aslconvert.workers.jobs import Claim, JobStore, Kind, Progress
+from aslconvert.workers.jobs import Claim, JobStore, Progress
 from aslconvert.workers.results import Taken, take
 from aslconvert.workers.sandbox.child import DONE, ENGINE_BROKE, INTERRUPTED, JOB_FAILED
 from aslconvert.workers.sandbox.launch import BadEvent, Event, Sandbox, Spec
@@ -117,7 +117,11 @@ class _Attempt:
             return self._ended_by(problem_of(error))
         except OSError as error:
             return self._ended_by(
-                problem("workspace_unusable", f"The worker's folder cannot be used: {error.strerror}.", kind="infrastructure")
+                problem(
+                    "workspace_unusable",
+                    f"The worker's folder cannot be used: {error.strerror}.",
+                    kind="infrastructure",
+                )
             )
         except BadEvent as error:
             return self._ended_by(problem("bad_event", f"The engine sent {error}.", kind="internal"))

@@ -49,7 +49,9 @@ class Worker:
         self._folder = folder
         self._stopping = threading.Event()
         self._something_new = threading.Event()
-        self._supervisor = Supervisor(store, blobs, folder=folder / self.name, settings=settings or SupervisorSettings())
+        self._supervisor = Supervisor(
+            store, blobs, folder=folder / self.name, settings=settings or SupervisorSettings()
+        )
         self._log = structlog.get_logger().bind(worker=self.name)
 
     def run(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal, overload
 
 from aslconvert.workers.intake.datasets import Summary, unpack_data
 from aslconvert.workers.intake.files import Rebuilt
@@ -14,6 +15,12 @@ from aslconvert.workers.intake.refusal import Refused
 from aslconvert.workers.intake.safetensors_file import rebuild_safetensors
 
 _REBUILD = {Kind.PT2: rebuild_program, Kind.ONNX: rebuild_onnx, Kind.SAFETENSORS: rebuild_safetensors}
+
+
+@overload
+def vet(source: Path, target: Path, *, kind: Literal["model"], limits: Limits = DEFAULT) -> Rebuilt: ...
+@overload
+def vet(source: Path, target: Path, *, kind: Literal["data"], limits: Limits = DEFAULT) -> Summary: ...
 
 
 def vet(source: Path, target: Path, *, kind: str, limits: Limits = DEFAULT) -> Rebuilt | Summary:

@@ -10,7 +10,7 @@ from aslconvert.workers.jobs.records import Job, job_of
 from aslconvert.workers.jobs.rows import append, change, locked, seen, withdraw
 from aslconvert.workers.jobs.states import FINISHED, State, require
 from aslconvert.workers.jobs.tables import jobs
-from aslconvert.workers.storage.references import JOB, release
+from aslconvert.workers.storage.references import CHECKPOINT, JOB, release
 
 
 def request_cancel(transaction: Transaction, job_id: str, *, tenant: str | None) -> Job:
@@ -44,4 +44,5 @@ def remove(transaction: Transaction, job_id: str, *, tenant: str | None) -> None
     if row.state not in FINISHED | {State.EXPIRED}:
         raise JobActive(job_id, row.state)
     release(transaction, JOB, job_id)
+    release(transaction, CHECKPOINT, job_id)
     transaction.connection.execute(delete(jobs).where(jobs.c.id == job_id))

@@ -14,7 +14,7 @@ from aslconvert.workers.jobs.records import MAX_RESULT, Claim, checked_json
 from aslconvert.workers.jobs.rows import NO_LEASE, announce, append, end_attempt, fenced, seen
 from aslconvert.workers.jobs.states import HELD, State, sources
 from aslconvert.workers.jobs.tables import jobs
-from aslconvert.workers.storage.references import JOB, hold
+from aslconvert.workers.storage.references import CHECKPOINT, JOB, hold, release
 
 
 def finish(
@@ -44,6 +44,9 @@ def finish(
     append(transaction, row, (after, {} if problem is None else {"problem": problem.model_dump()}))
     end_attempt(transaction, claim.job_id, claim.token, after, problem)
     hold(transaction, JOB, claim.job_id, blobs)
+    if after is not State.CANCELLED:
+        # A cancelled job keeps the best that it had.
+        release(transaction, CHECKPOINT, claim.job_id)
 
 
 def give_back(transaction: Transaction, claim: Claim) -> State:

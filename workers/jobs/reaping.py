@@ -15,7 +15,7 @@ from aslconvert.workers.jobs.claiming import wake
 from aslconvert.workers.jobs.rows import NO_LEASE, announce, append, change, end_attempt, seen
 from aslconvert.workers.jobs.states import FINISHED, State, require
 from aslconvert.workers.jobs.tables import ENDED, LEASED, events, idempotency_keys, jobs
-from aslconvert.workers.storage.references import JOB, release
+from aslconvert.workers.storage.references import CHECKPOINT, JOB, release
 
 _SLACK = 1.0  # seconds by which two readings of a server's clock may differ without having been set
 
@@ -69,6 +69,7 @@ def expire(transaction: Transaction, *, keep: timedelta, keep_keys: timedelta, l
         row = change(transaction, job_id, state=State.EXPIRED, result=None, **seen())
         append(transaction, row, (State.EXPIRED, {}))
         release(transaction, JOB, job_id)
+        release(transaction, CHECKPOINT, job_id)
         expired.append(job_id)
     stale = idempotency_keys.c.created < transaction.wall - keep_keys
     transaction.connection.execute(delete(idempotency_keys).where(stale))

@@ -9,7 +9,17 @@ from typing import Any
 from aslconvert.workers.database import Database, Transaction
 from aslconvert.workers.database.clock import StepWatch
 from aslconvert.workers.errors import InfrastructureError, Problem
-from aslconvert.workers.jobs import cancelling, claiming, finishing, outboxing, reading, reaping, reporting, submitting
+from aslconvert.workers.jobs import (
+    cancelling,
+    checkpointing,
+    claiming,
+    finishing,
+    outboxing,
+    reading,
+    reaping,
+    reporting,
+    submitting,
+)
 from aslconvert.workers.jobs.reaping import Reaped
 from aslconvert.workers.jobs.records import (
     Attempt,
@@ -88,6 +98,17 @@ class JobStore:
         return self.database.write(
             lambda at: reporting.report(at, claim, stage=stage, progress=progress, events=events)
         )
+
+    def keep_checkpoint(self, claim: Claim, digest: str) -> None:
+        """Hold a blob as the state that another attempt can go on from, in the place of the one before.
+
+        Raises LeaseLost, BlobNotFound.
+        """
+        self.database.write(lambda at: checkpointing.keep_checkpoint(at, claim, digest))
+
+    def checkpoint(self, job_id: str) -> str | None:
+        """The hash of the state that an earlier attempt left, if any."""
+        return self.database.read(lambda at: checkpointing.checkpoint(at, job_id))
 
     def succeed(self, claim: Claim, result: Mapping[str, Any], *, blobs: Sequence[str] = ()) -> None:
         """End the job well, holding the result's blobs. Raises LeaseLost, BlobNotFound; repeating it does no harm."""

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from aslconvert.workers.sandbox.kernel import (
     CLONE_NEWIPC,
@@ -34,6 +35,7 @@ SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc", "/proc", "/sys/devices", "/s
 DEVICES = ("/dev/null", "/dev/zero", "/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-caps")
 
 MOST_DESCRIPTORS = 256
+_BY_SIGNAL = 128
 
 _INTERFACE_UP = 0x1
 _GET_FLAGS, _SET_FLAGS = 0x8913, 0x8914
@@ -76,8 +78,8 @@ def die_with_parent(parent: int) -> None:
 def confine(*, writable: Iterable[Path], readable: Iterable[Path] = (), limits: Limits) -> Confinement:
     """Leave this process its own folders, no network, no other processes and few system calls, as far as can be had.
 
-    Returns in a child of the calling process, the first of its own process namespace where that can be had: whatever
-    it starts then dies with it, and it dies with the caller, which waits for it and takes over its exit status. Must be
+    Returns in a child of the calling process, in a process namespace of its own where that can be had: whatever it
+    starts then dies with it, and it dies with the caller, which waits for it and takes over its exit status. Must be
     called while there is one thread, before any library starts others.
     """
     missing: dict[str, str] = {}
@@ -135,15 +137,19 @@ def _new_namespaces() -> str:
 
 
 def _first_process() -> str:
-    """Go on in a child, the first process of the new namespace; the caller stays to wait for it."""
+    """Go on in a grandchild, the second process of the new namespace.
+
+    The first only waits, since the kernel spares it signals that any other process would end by; when it ends, so do
+    all. The caller waits for it outside of the namespace.
+    """
     ready, go = os.pipe(), os.pipe()
-    child = os.fork()
-    if child:
+    first = os.fork()
+    if first:
         os.close(ready[1])
         os.close(go[0])
         os.read(ready[0], 1)
         os.write(go[1], b"1")
-        os._exit(_status_of(child))
+        _end_as(_status_of(first))
     os.close(ready[0])
     os.close(go[1])
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -153,23 +159,35 @@ def _first_process() -> str:
         raise SystemExit("the outer process is gone")
     os.close(ready[1])
     os.close(go[0])
+    second = os.fork()
+    if second:
+        os._exit(_status_of(second))
     return "namespace"
 
 
 def _status_of(child: int) -> int:
-    """Waits for ``child`` and gives its exit status, or ends by the signal that it ended by."""
+    """Waits for ``child`` and whatever orphans come; its exit status, or 128 and the signal that it ended by."""
     # The group's signals reach the child too: here they are of no use.
     for quiet in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(quiet, signal.SIG_IGN)
     for number in range(3, MOST_DESCRIPTORS):
         with contextlib.suppress(OSError):
             os.close(number)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if code < 0:
+    ended = status = 0
+    while ended != child:
+        ended, status = os.wait()
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else _BY_SIGNAL - code
+
+
+def _end_as(status: int) -> NoReturn:
+    """End with a status of ``_status_of``: by the signal where there was one."""
+    if status > _BY_SIGNAL:
+        number = status - _BY_SIGNAL
         with contextlib.suppress(OSError):
-            signal.signal(-code, signal.SIG_DFL)
-        os.kill(os.getpid(), -code)
-    return code
+            signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    os._exit(status)
 
 
 def _loopback_up() -> None:

@@ -12,6 +12,7 @@ from aslconvert.workers.errors import BlobNotFound
 from aslconvert.workers.storage.tables import blob_refs, blobs
 
 JOB: Final = "job"
+CHECKPOINT: Final = "checkpoint"
 
 
 def hold(transaction: Transaction, holder_kind: str, holder_id: str, hashes: Iterable[str]) -> None:
