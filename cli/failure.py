@@ -26,11 +26,24 @@ could not be reached (the best found is written and named); 6 verification faile
 # Typer is free to bring its own copy of click, so its exception base is found through the class it exports.
 _CommandLineError: type[Exception] = typer.BadParameter.__mro__[2]
 
+_KINDS: dict[str, type[AslconvertError]] = {
+    "user": UsageError,
+    "infrastructure": InfrastructureError,
+    "internal": InternalError,
+}
+
 
 def classify(error: BaseException) -> AslconvertError:
     """The project's own error for ``error``."""
     if isinstance(error, AslconvertError):
         return error
+    if (kind := _KINDS.get(getattr(error, "kind", ""))) is not None:
+        # An error of the workers' rooms, which not every installation can import.
+        return kind(
+            str(getattr(error, "code", "unexpected")),
+            str(getattr(error, "message", error)),
+            hint=str(getattr(error, "hint", "")),
+        )
     if isinstance(error, _CommandLineError):
         return UsageError("usage", error.format_message(), hint="See aslconvert --help.")  # type: ignore[attr-defined]
     if isinstance(error, MemoryError):

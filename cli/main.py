@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from aslconvert.cli.commands import bench, convert, doctor, export, inspect, verify
+from aslconvert.cli.commands import bench, convert, doctor, export, inspect, verify, worker
 from aslconvert.cli.failure import EXIT_CODES, EXIT_INTERRUPTED, report_failure, report_interrupt
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("inspect", short_help="Show what would be converted and why.")(inspe
 app.command("convert", short_help="Make a model faster, prove it and report.")(convert.convert)
 app.command("verify", short_help="Reload every artifact and compare.")(verify.verify)
 app.command("bench", short_help="Time a model in every runtime.")(bench.bench)
+app.command("worker", short_help="Work off the jobs of a deployment.")(worker.worker)
 app.command("doctor", short_help="Show what is built and what is missing.")(doctor.doctor)
 
 

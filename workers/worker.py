@@ -56,10 +56,7 @@ class Worker:
 
     def run(self) -> None:
         """Work until told to stop."""
-        with self._own_folder():
-            reaper = threading.Thread(target=self._reap, name=f"reaper of {self.name}", daemon=True)
-            reaper.start()
-            self._log.info("worker begins", queues=[queue.value for queue in self._queues])
+        with self.serving():
             while not self._stopping.is_set():
                 self._something_new.clear()
                 claim = self._next()
@@ -67,8 +64,20 @@ class Worker:
                     self.work_on(claim)
                 elif not self._stopping.is_set():
                     self._something_new.wait(POLL_SECONDS)
-            reaper.join()
-            self._log.info("worker ends")
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[None]:
+        """Hold the worker's folder and take back jobs of silent workers, while somebody else says what to work on."""
+        with self._own_folder():
+            reaper = threading.Thread(target=self._reap, name=f"reaper of {self.name}", daemon=True)
+            reaper.start()
+            self._log.info("worker begins", queues=[queue.value for queue in self._queues])
+            try:
+                yield
+            finally:
+                self.stop()
+                reaper.join()
+                self._log.info("worker ends")
 
     def work_on(self, claim: Claim) -> Outcome:
         """See one claimed job through."""

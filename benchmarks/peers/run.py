@@ -109,7 +109,8 @@ def forget(work: Path) -> None:
 def _make(method: str, context: Context, tell: Tell) -> Iterable[Made]:
     task = context.task.name
     if method == "int8":
-        yield Made(method, "original", file=quantised(context, context.subject.gm))
+        for suffix, file in quantised(context, context.subject.gm):
+            yield Made(method, f"original{suffix}", file=file)
         return
     for point, gm in variants(method, context):
         healing = heal(
@@ -127,7 +128,8 @@ def _make(method: str, context: Context, tell: Tell) -> Iterable[Made]:
         )
         yield Made(method, point, gm=gm, healing=healing)
         if method == "asl":
-            yield Made("asl-int8", point, file=quantised(context, gm), healing=healing)
+            for suffix, file in quantised(context, gm):
+                yield Made("asl-int8", f"{point}{suffix}", file=file, healing=healing)
 
 
 def _checkpoint(context: Context, method: str, point: str) -> Path:

@@ -100,6 +100,15 @@ def quantised_variants(
     return found, left_out
 
 
+def search_recipe(
+    model: bytes, batches: Sequence[tuple[Tensor, ...]], judged: Sequence[tuple[Tensor, ...]], *, seconds: float
+) -> Found:
+    """The recipe that suits the ONNX file ``model`` on this processor; see ``find_recipe``."""
+    device = device_profile()
+    vnni = "avx2" not in device.isa or any(flag in device.isa for flag in VNNI)
+    return find_recipe(model, batches, judged, vnni=vnni, seconds=seconds)
+
+
 def int8_form(data: bytes, runtime: str) -> Callable[..., Any]:
     """The file as a function of the model's inputs, in the ``runtime`` that it is timed in: they round differently."""
     if runtime != "openvino":
@@ -147,9 +156,7 @@ def _judged(subject: Subject, batches: Sequence[tuple[Tensor, ...]]) -> list[tup
 def _searched(
     model: bytes, batches: Sequence[tuple[Tensor, ...]], judged: Sequence[tuple[Tensor, ...]], seconds: float
 ) -> list[Choice]:
-    device = device_profile()
-    vnni = "avx2" not in device.isa or any(flag in device.isa for flag in VNNI)
-    found: Found = find_recipe(model, batches, judged, vnni=vnni, seconds=seconds)
+    found = search_recipe(model, batches, judged, seconds=seconds)
     plain = found.plain.error
     untried = tuple(f"{name}: {reason}" for name, reason in found.left_out.items())
     mixed = [] if found.mixed is None else [(MIXED, found.mixed, plain, untried)]

@@ -29,7 +29,7 @@ from aslconvert.workers.sandbox.landlock import restrict_files
 from aslconvert.workers.sandbox.limits import Limits
 from aslconvert.workers.sandbox.seccomp import refuse_calls
 
-SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc", "/proc", "/sys/devices", "/sys/fs/cgroup", "/dev/urandom")
+SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc", "/proc", "/sys", "/dev/urandom")
 """What a Python with its libraries reads, besides its own folders."""
 
 DEVICES = ("/dev/null", "/dev/zero", "/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-caps")

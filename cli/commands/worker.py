@@ -1,0 +1,100 @@
+"""`aslconvert worker`: works off the jobs of a deployment until it is told to stop."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aslconvert.cli.console import answer_stream
+from aslconvert.converter.errors import InfrastructureError
+
+
+def worker(
+    *,
+    folder: Annotated[
+        Path,
+        typer.Option(
+            "--folder",
+            metavar="DIR",
+            envvar="ASLCONVERT_FOLDER",
+            help="Where jobs run; the database and the blobs lie there too, unless they are named.",
+        ),
+    ] = Path("aslconvert-data"),
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            "--database-url",
+            metavar="URL",
+            envvar="ASLCONVERT_DATABASE_URL",
+            help="sqlite:/// or postgresql://",
+            show_default="a file in the folder",
+        ),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            "--storage",
+            metavar="DIR|s3://",
+            envvar="ASLCONVERT_STORAGE",
+            help="Where blobs are kept.",
+            show_default="a folder in the folder",
+        ),
+    ] = None,
+    redis: Annotated[
+        str | None,
+        typer.Option(
+            "--redis",
+            metavar="URL",
+            envvar="ASLCONVERT_REDIS",
+            help="Hear of jobs over Celery and this Redis.",
+            show_default="look into the database",
+        ),
+    ] = None,
+    queue: Annotated[
+        list[str] | None,
+        typer.Option("--queue", metavar="cpu|cuda", help="Which jobs to take; may be given twice.", show_default="cpu"),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", metavar="cpu|cuda:N", help="The device of this worker.", show_default="cpu"),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="What attempts call it; unique.", show_default="host and process")
+    ] = None,
+    lease: Annotated[
+        float, typer.Option("--lease", min=1, max=3600, help="Seconds until a silent worker is given up.")
+    ] = 30.0,
+    engine: Annotated[str | None, typer.Option("--engine", hidden=True)] = None,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict/--no-strict", help="Refuse jobs where the kernel grants less than the whole sandbox."),
+    ] = False,
+) -> None:
+    """Run jobs one at a time, each in a sandbox. SIGTERM gives the running job back, with its state, and ends."""
+    with answer_stream():
+        try:
+            # Imported here: commands that need no database must not ask for one.
+            from aslconvert.cli.working import settings_for
+            from aslconvert.workers.settings import Places
+            from aslconvert.workers.worker import Worker
+        except ModuleNotFoundError as error:
+            told = f"A worker needs {error.name}, which is not installed."
+            raise InfrastructureError("service_missing", told, hint="pip install 'aslconvert[service]'") from error
+
+        queues, settings = settings_for(queues=queue, device=device, engine=engine, strict=strict)
+        places = Places(folder=folder, database=database_url, storage=storage, redis=redis)
+        with places.opened() as (store, blobs):
+            one = Worker(
+                store, blobs, queues=queues, folder=places.work, settings=settings, lease_seconds=lease, name=name
+            )
+            if places.redis is not None:
+                from aslconvert.workers.dispatch.celery import make_app, run_worker
+
+                run_worker(make_app(places.redis), one, queues=queues)
+                return
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: one.stop())
+            one.run()

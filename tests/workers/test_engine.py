@@ -1,0 +1,121 @@
+"""A real conversion as a job: uploaded bytes in, verified artifacts in the blob store out."""
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from aslconvert.workers.database import Database
+from aslconvert.workers.jobs import Job, JobStore, Kind, NewJob, Queue, State
+from aslconvert.workers.sandbox.limits import Limits
+from aslconvert.workers.storage import Blobs, LocalBlobs
+from aslconvert.workers.supervisor import Outcome, Supervisor, SupervisorSettings
+
+
+@pytest.fixture(scope="module")
+def model() -> bytes:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 48, 3, padding=1), nn.ReLU()]
+    net = nn.Sequential(*layers, nn.Conv2d(48, 3, 1)).eval()
+    file = io.BytesIO()
+    batch = torch.export.Dim("batch")
+    torch.export.save(torch.export.export(net, (torch.zeros(2, 3, 32, 32),), dynamic_shapes=({0: batch},)), file)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def data() -> bytes:
+    noise = torch.randn(60, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    file = io.BytesIO()
+    np.savez(file, input=nn.functional.avg_pool2d(noise, 3, stride=1, padding=1).numpy())
+    return file.getvalue()
+
+
+@pytest.fixture
+def supervisor(quick: Path, migrated: bytes) -> Iterator[Supervisor]:
+    (quick / "jobs.db").write_bytes(migrated)
+    database = Database(f"sqlite:///{quick / 'jobs.db'}")
+    settings = SupervisorSettings(
+        limits=Limits(address_space=12 << 30), retry_delay=0.0, environment={"OMP_NUM_THREADS": "1"}
+    )
+    blobs = Blobs(database, LocalBlobs(quick / "blobs"))
+    yield Supervisor(JobStore(database), blobs, folder=quick / "work", settings=settings)
+    database.close()
+
+
+def run(supervisor: Supervisor, kind: Kind, model: bytes, data: bytes | None, **options: object) -> tuple[Outcome, Job]:
+    payload: dict[str, object] = {"model": supervisor.blobs.put(io.BytesIO(model)).hash, "options": options}
+    if data is not None:
+        payload["data"] = supervisor.blobs.put(io.BytesIO(data)).hash
+    job = supervisor.store.submit(NewJob("tenant", kind, Queue.CPU, payload))
+    claim = supervisor.store.claim([Queue.CPU], worker="one")
+    assert claim is not None
+    return supervisor.see_through(claim), supervisor.store.job(job.id)
+
+
+def test_a_conversion_gives_the_artifacts_that_its_report_describes(
+    supervisor: Supervisor, model: bytes, data: bytes
+) -> None:
+    outcome, job = run(
+        supervisor,
+        Kind.CONVERT,
+        model,
+        data,
+        min_speedup=1.01,
+        heal_steps=5,
+        threads=1,
+        artifacts=["portable", "onnx", "weights"],
+    )
+    assert (outcome, job.problem) == (Outcome.SUCCEEDED, None)
+    assert job.result is not None
+    files = job.result["files"]
+    with supervisor.blobs.store.open(files["report.json"]["sha256"]) as file:
+        report = json.load(file)
+    assert {entry["path"]: entry["sha256"] for entry in report["artifacts"]}.items() <= {
+        name: entry["sha256"] for name, entry in files.items()
+    }.items()
+    assert {"portable", "onnx", "weights"} <= {entry["kind"] for entry in report["artifacts"]}
+    assert all(entry["reloaded"] for entry in report["artifacts"])
+    stages = [event.data["stage"] for event in supervisor.store.events_after(job.id) if event.type == "stage"]
+    assert stages[0] == "intake"
+    assert "measure" in stages
+    assert str(supervisor.folder) not in json.dumps(report)
+
+
+def test_what_is_wrong_with_a_job_is_told(supervisor: Supervisor, model: bytes, data: bytes) -> None:
+    unknown, job = run(supervisor, Kind.CONVERT, model, data, plan="/etc/passwd")
+    assert (unknown, job.state) == (Outcome.FAILED, State.FAILED)
+    assert job.problem is not None
+    assert (job.problem.code, job.problem.kind) == ("option", "user")
+    broken = bytearray(model)
+    broken[len(broken) // 2] ^= 255
+    _, job = run(supervisor, Kind.CONVERT, bytes(broken[: len(broken) - 50]), data)
+    assert job.problem is not None
+    assert job.problem.kind == "user"
+    assert job.problem.code.startswith("archive_")
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("readme.md", "no image")
+    _, job = run(supervisor, Kind.CONVERT, model, file.getvalue())
+    assert job.problem is not None
+    assert (job.problem.code, job.problem.kind) == ("data_empty", "user")
+    _, job = run(supervisor, Kind.CONVERT, model, None)
+    assert job.problem is not None
+    assert job.problem.code == "needs_data"
+
+
+def test_an_inspection_predicts_without_data(supervisor: Supervisor, model: bytes) -> None:
+    outcome, job = run(supervisor, Kind.INSPECT, model, None, threads=1)
+    assert job.problem is None
+    assert outcome is Outcome.SUCCEEDED
+    assert job.result is not None
+    forecast = job.result["forecast"]
+    assert forecast["sites"] == 2
+    assert [point["speedup"] > 0 for point in forecast["points"]]
+    assert forecast["device"]["threads"] == 1
