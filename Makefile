@@ -3,6 +3,7 @@
 #   TORCH   the requirement that is installed where the environment has no torch yet
 #   BENCH_FLAGS  what is measured, such as '--shapes all --threads 1,2'
 #   PEERS_FLAGS  which tasks, seeds and budgets are compared, such as '--tasks digits --seeds 0 --budget 60'
+#   SOAK_RUNS    how many faults, such as 8
 #   ZOO_FLAGS    which architectures, such as 'resnet-18 traps'; all by default
 #   VENV_FLAGS=--system-site-packages  takes the torch that the machine already has
 
@@ -11,6 +12,7 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 VENV_FLAGS ?=
 FUZZ_SECONDS ?= 300
+SOAK_RUNS ?= 200
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -27,7 +29,7 @@ ROOMS := kernels converter workers service cli
 LINKS := $(addprefix .dev/aslconvert/,$(ROOMS))
 NATIVE_SOURCES := $(wildcard CMakeLists.txt cmake/*.cmake kernels/build.py) $(shell find kernels/csrc -type f 2>/dev/null)
 
-.PHONY: setup demo test lint bench-kernels bench-peers zoo fuzz sanitize clean
+.PHONY: setup demo test lint bench-kernels bench-peers zoo soak fuzz sanitize clean
 
 setup: $(STAMPS)/installed $(STAMPS)/kernels
 
@@ -51,6 +53,9 @@ bench-peers: setup $(STAMPS)/peers
 
 zoo: setup
 	OMP_NUM_THREADS=1 PYTHONPATH=benchmarks $(BIN)/python -m zoo $(ZOO_FLAGS)
+
+soak: setup
+	$(BIN)/python tests/faults/soak.py --runs $(SOAK_RUNS)
 
 fuzz: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/kernels/fuzz.py --seconds $(FUZZ_SECONDS)

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 from aslconvert.workers.errors import UserError
 from aslconvert.workers.jobs import Queue
-from aslconvert.workers.sandbox.limits import Limits
 from aslconvert.workers.supervisor import SupervisorSettings
 
 _DEVICE = re.compile(r"cpu|cuda:(\d{1,3})")
@@ -31,10 +30,10 @@ def settings_for(
     if unknown := [name for name in names if name not in set(Queue)]:
         raise UserError("queue", f"There is no queue {unknown[0]!r}.", hint=f"There are {', '.join(Queue)}.")
     threads = str(len(os.sched_getaffinity(0)))
-    settings = SupervisorSettings(
-        # CUDA's driver reserves far more address space than it uses.
-        limits=Limits(address_space=None) if on_gpu else Limits(),
-        environment={"OMP_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": match.group(1) or ""},
-        strict=strict,
-    )
-    return tuple(Queue(name) for name in names), settings if engine is None else replace(settings, engine=engine)
+    environment = {"OMP_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": match.group(1) or ""}
+    settings = SupervisorSettings(environment=environment, strict=strict)
+    if engine is not None:
+        # Another engine is found where this process finds its modules.
+        environment["PYTHONPATH"] = os.environ.get("PYTHONPATH", "")
+        settings = replace(settings, engine=engine)
+    return tuple(Queue(name) for name in names), settings

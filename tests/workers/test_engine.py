@@ -41,9 +41,7 @@ def data() -> bytes:
 def supervisor(quick: Path, migrated: bytes) -> Iterator[Supervisor]:
     (quick / "jobs.db").write_bytes(migrated)
     database = Database(f"sqlite:///{quick / 'jobs.db'}")
-    settings = SupervisorSettings(
-        limits=Limits(address_space=12 << 30), retry_delay=0.0, environment={"OMP_NUM_THREADS": "1"}
-    )
+    settings = SupervisorSettings(limits=Limits(memory=12 << 30), retry_delay=0.0, environment={"OMP_NUM_THREADS": "1"})
     blobs = Blobs(database, LocalBlobs(quick / "blobs"))
     yield Supervisor(JobStore(database), blobs, folder=quick / "work", settings=settings)
     database.close()

@@ -12,11 +12,12 @@ GIB = 1024**3
 class Limits:
     """Ceilings of one job, in bytes, seconds and numbers; None leaves one out.
 
-    ``address_space`` does not go with CUDA, whose driver reserves far more than it uses. ``processes`` counts all of
-    the user's, and the kernel does not hold root to it.
+    ``memory`` is what a process may write to, not what it reserves: CUDA's driver and the engine that draws charts
+    reserve far more address space than any machine has memory. It holds for each process of the job by itself.
+    ``processes`` counts all of the user's, and the kernel does not hold root to it.
     """
 
-    address_space: int | None = 24 * GIB
+    memory: int | None = 24 * GIB
     file_size: int | None = 16 * GIB
     cpu_seconds: int | None = None
     open_files: int | None = 1024
@@ -25,7 +26,7 @@ class Limits:
     def apply(self) -> None:
         """Lower this process's limits, for good: a limit that is below already stays as it is."""
         wanted = {
-            resource.RLIMIT_AS: self.address_space,
+            resource.RLIMIT_DATA: self.memory,
             resource.RLIMIT_FSIZE: self.file_size,
             resource.RLIMIT_CPU: self.cpu_seconds,
             resource.RLIMIT_NOFILE: self.open_files,

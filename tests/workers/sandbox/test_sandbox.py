@@ -26,7 +26,7 @@ def spec(folder: Path, engine: str, *, kind: str = "test", payload: dict[str, An
         payload=payload or {},
         folder=folder,
         engine=f"probe:{engine}",
-        limits=Limits(address_space=4 << 30, file_size=32 << 20, open_files=256),
+        limits=Limits(memory=4 << 30, file_size=32 << 20, open_files=256),
         environment={"PYTHONPATH": str(HERE)},
     )
 

@@ -1,0 +1,152 @@
+"""A small deployment of real processes: Redis, Celery workers, a database and a folder of blobs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import redis
+
+from aslconvert.workers.database import Database, migrate
+from aslconvert.workers.dispatch.celery import make_app, sender
+from aslconvert.workers.dispatch.outbox import Outbox
+from aslconvert.workers.jobs import JobStore
+from aslconvert.workers.storage import Blobs, LocalBlobs
+
+ENGINES = Path(__file__).resolve().parent.parent / "workers"
+LEASE = 2.0
+
+
+def redis_server() -> str | None:
+    """Where Redis is installed."""
+    return shutil.which("redis-server")
+
+
+@dataclass
+class Redis:
+    """A server that keeps what it has acknowledged, through kills too."""
+
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = [
+            "redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "",
+            "--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction",
+        ]  # fmt: skip
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        client = redis.Redis(port=self.port)
+
+        def answers() -> bool:
+            with contextlib.suppress(redis.ConnectionError, redis.BusyLoadingError):
+                return bool(client.ping())
+            return False
+
+        wait_for(answers)
+        client.close()
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+
+@dataclass
+class Cluster:
+    """``place`` holds everything; ``workers`` by name. Whoever makes one closes it."""
+
+    place: Path
+    engine: str = "small_engine:run"
+    names: tuple[str, ...] = ("one", "two")
+    workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    started: int = 0
+
+    def __post_init__(self) -> None:
+        self.url = f"sqlite:///{self.place / 'jobs.db'}"
+        migrate(self.url)
+        self.database = Database(self.url)
+        self.store = JobStore(self.database)
+        self.blobs = Blobs(self.database, LocalBlobs(self.place / "blobs"))
+        self.redis = Redis(self.place / "redis", _free_port())
+        self.redis.start()
+        self.app = make_app(self.redis.url)
+        self.outbox = Outbox(self.store, sender(self.app), pause=0.2, resend_after=5.0)
+        for name in self.names:
+            self.start_worker(name)
+
+    def start_worker(self, name: str) -> None:
+        """Start a worker that takes the place of ``name``, under a name of its own: a dead one's leases are not its."""
+        self.started += 1
+        log = (self.place / f"{name}.log").open("ab")
+        command = [
+            sys.executable, "-m", "aslconvert.cli.main", "worker", "--folder", str(self.place),
+            "--database-url", self.url, "--storage", str(self.place / "blobs"), "--redis", self.redis.url,
+            "--lease", str(LEASE), "--engine", self.engine, "--name", f"{name}-{self.started}",
+        ]  # fmt: skip
+        environment = {**os.environ, "PYTHONPATH": str(ENGINES)}
+        self.workers[name] = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        log.close()
+
+    def stop_worker(self, name: str, how: signal.Signals) -> None:
+        process = self.workers.pop(name)
+        process.send_signal(how)
+        process.wait(60)
+
+    def sandboxes(self) -> list[int]:
+        """Process groups of jobs at work."""
+        found = []
+        for path in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                words = (path / "cmdline").read_bytes().split(b"\0")
+                if b"aslconvert.workers.sandbox.child" in words and str(self.place).encode() in words[-2]:
+                    found.append(os.getpgid(int(path.name)))
+        return sorted(set(found))
+
+    def close(self) -> None:
+        for name in list(self.workers):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.stop_worker(name, signal.SIGKILL)
+        self.redis.kill()
+        self.database.close()
+
+
+@contextlib.contextmanager
+def cluster(place: Path, **more: str) -> Iterator[Cluster]:
+    """A deployment whose outbox runs here, as it will in the API."""
+    made = Cluster(place, **more)  # type: ignore[arg-type]
+    try:
+        with made.outbox:
+            yield made
+    finally:
+        made.close()
+
+
+def wait_for(condition: Callable[[], bool], *, seconds: float = 60.0, pause: float = 0.05) -> None:
+    """Raises TimeoutError."""
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            raise TimeoutError
+        time.sleep(pause)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

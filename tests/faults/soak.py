@@ -1,0 +1,222 @@
+"""`make soak`: jobs through a real deployment while its parts are killed at random moments; writes soak.json.
+
+Each run submits a few jobs that count in small steps and keep their state, does one thing to the deployment, and waits
+until all jobs have ended. What went wrong is counted: jobs lost, results given twice, wrong outcomes, and states that
+could not be gone on from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import random
+import signal
+import sqlite3
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from cluster import Cluster, cluster, wait_for
+
+from aslconvert.workers.jobs import FINISHED, Job, Kind, NewJob, Queue, State
+
+JOBS = 3
+STEPS = 60
+PAUSE = 0.03
+PATIENCE = 90.0
+FLUSHED = 0.7
+
+
+@dataclass
+class Tally:
+    """What happened in all runs; ``recovery_s`` is the time from a fault to the next sign of a job that it hit."""
+
+    runs: int = 0
+    lost: int = 0
+    duplicated: int = 0
+    wrong: int = 0
+    unusable_checkpoints: int = 0
+    cancelled_late: int = 0
+    faults: dict[str, int] = field(default_factory=Counter)
+    recovery_s: list[float] = field(default_factory=list)
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing went wrong."""
+        return not (self.lost or self.duplicated or self.wrong or self.unusable_checkpoints or self.cancelled_late)
+
+    def to_json(self) -> dict[str, object]:
+        """As soak.json has it."""
+        times = sorted(self.recovery_s)
+        spread = {}
+        if times:
+            spread = {
+                "median": statistics.median(times),
+                "p95": times[min(int(len(times) * 0.95), len(times) - 1)],
+                "max": times[-1],
+            }
+        return {**asdict(self), "faults": dict(self.faults), "recovery_s": spread}
+
+
+def kill_sandbox(at: Cluster, jobs: Sequence[Job]) -> None:
+    for group in at.sandboxes():
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+
+
+def kill_worker(at: Cluster, jobs: Sequence[Job]) -> None:
+    name = random.choice(list(at.workers))
+    at.stop_worker(name, signal.SIGKILL)
+    at.start_worker(name)
+
+
+def stop_worker(at: Cluster, jobs: Sequence[Job]) -> None:
+    name = random.choice(list(at.workers))
+    at.stop_worker(name, signal.SIGTERM)
+    at.start_worker(name)
+
+
+def kill_redis(at: Cluster, jobs: Sequence[Job]) -> None:
+    at.redis.kill()
+    time.sleep(random.uniform(0, 1))
+    at.redis.start()
+
+
+def same_id_twice(at: Cluster, jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        for _ in range(2):
+            at.app.send_task("aslconvert.work", args=[job.id], queue="aslconvert.cpu")
+
+
+def lock_database(at: Cluster, jobs: Sequence[Job]) -> None:
+    with contextlib.closing(sqlite3.connect(at.place / "jobs.db", isolation_level=None, timeout=30)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        time.sleep(random.uniform(0.5, 1.5))
+        holder.execute("ROLLBACK")
+
+
+def freeze_worker(at: Cluster, jobs: Sequence[Job]) -> None:
+    """A machine that stands still for longer than its leases, and then goes on as if nothing had been."""
+    process = at.workers[random.choice(list(at.workers))]
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(random.uniform(2.5, 4))
+    process.send_signal(signal.SIGCONT)
+
+
+def cancel(at: Cluster, jobs: Sequence[Job]) -> None:
+    at.store.request_cancel(jobs[0].id)
+
+
+FAULTS: dict[str, Callable[[Cluster, Sequence[Job]], None]] = {
+    "kill -9 of the sandbox": kill_sandbox,
+    "kill -9 of a worker": kill_worker,
+    "SIGTERM to a worker": stop_worker,
+    "kill -9 of Redis": kill_redis,
+    "one id to two workers": same_id_twice,
+    "database locked": lock_database,
+    "a worker frozen past its lease": freeze_worker,
+    "cancel": cancel,
+}
+
+
+def one_run(at: Cluster, fault: str, tally: Tally) -> None:
+    """Jobs, one fault, and the count of what went wrong."""
+    blob = at.blobs.put(io.BytesIO(b"a model"))
+    payload = {"model": blob.hash, "options": {"do": "count", "to": STEPS, "pause": PAUSE}}
+    new = NewJob("soak", Kind.CONVERT, Queue.CPU, payload, max_attempts=20, blobs=[blob.hash])
+    jobs = [at.store.submit(new) for _ in range(JOBS)]
+    at.outbox.wake()
+    with contextlib.suppress(TimeoutError):
+        wait_for(lambda: any(at.store.job(job.id).state is not State.QUEUED for job in jobs), seconds=PATIENCE)
+    time.sleep(random.uniform(0, STEPS * PAUSE))
+    before = {job.id: at.store.job(job.id) for job in jobs}
+    states = {job.id: at.store.checkpoint(job.id) for job in jobs}
+    begun = time.monotonic()
+    FAULTS[fault](at, jobs)
+    # What was told before the fault may be stored after it; what is told from here on is told by a job that goes on.
+    time.sleep(FLUSHED)
+    counts = {key: at.store.job(key).event_count for key, job in before.items() if job.state is State.RUNNING}
+
+    def recovered() -> bool:
+        now = [at.store.job(key) for key in counts]
+        return all(job.state in FINISHED or job.event_count > counts[job.id] for job in now)
+
+    with contextlib.suppress(TimeoutError):
+        wait_for(recovered, seconds=PATIENCE)
+    tally.recovery_s.append(time.monotonic() - begun)
+    with contextlib.suppress(TimeoutError):
+        wait_for(lambda: all(at.store.job(job.id).state in FINISHED for job in jobs), seconds=PATIENCE)
+    tally.runs += 1
+    tally.faults[fault] += 1
+    for number, job in enumerate(jobs):
+        _judge(at, job.id, states[job.id], tally, cancelled=fault == "cancel" and number == 0)
+
+
+def _judge(at: Cluster, job_id: str, state: str | None, tally: Tally, *, cancelled: bool) -> None:
+    job = at.store.job(job_id)
+    ends = [event for event in at.store.events_after(job_id) if event.type in FINISHED]
+    if job.state not in FINISHED:
+        tally.lost += 1
+        return
+    if len(ends) != 1:
+        tally.duplicated += 1
+    if cancelled and job.state is State.CANCELLED:
+        asked = [event.at for event in at.store.events_after(job_id) if event.type == "cancelling"]
+        if asked and (ends[-1].at - asked[0]).total_seconds() > 5:
+            tally.cancelled_late += 1
+        return
+    answer = None
+    if job.state is State.SUCCEEDED and job.result is not None:
+        with at.blobs.store.open(job.result["files"]["answer.txt"]["sha256"]) as file:
+            answer = file.read()
+        if state is not None and job.result["begun"] == 0 and len(at.store.attempts(job_id)) > 1:
+            tally.unusable_checkpoints += 1
+    if answer != str(STEPS).encode():
+        tally.wrong += 1
+        print(f"{job_id}: {job.state}, {job.problem}", file=sys.stderr)
+
+
+def soak(runs: int, *, seed: int, place: Path) -> Tally:
+    """``runs`` faults, each kind in turn, at moments that ``seed`` draws."""
+    random.seed(seed)
+    tally = Tally()
+    with cluster(place) as at:
+        for number in range(runs):
+            fault = list(FAULTS)[number % len(FAULTS)]
+            one_run(at, fault, tally)
+            print(f"{number + 1}/{runs} {fault}: {tally.recovery_s[-1]:.1f} s", flush=True)
+        with contextlib.suppress(TimeoutError):
+            wait_for(lambda: not at.sandboxes(), seconds=10)
+        if at.sandboxes() or list((place / "work").rglob("spec.json")):
+            tally.wrong += 1
+            print("something is left of a job that has ended", file=sys.stderr)
+    return tally
+
+
+def main() -> int:
+    """Prints and writes the tally; 1 where anything went wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("out/soak/soak.json"))
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="aslconvert-soak-") as folder:
+        tally = soak(options.runs, seed=options.seed, place=Path(folder))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(tally.to_json(), indent=1) + "\n")
+    print(json.dumps(tally.to_json(), indent=1))
+    return int(not tally.clean)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
