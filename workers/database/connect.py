@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
 import time
 from collections.abc import Callable
@@ -132,8 +133,30 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    write = connection.get_execution_options().get("asl_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+    if not connection.get_execution_options().get("asl_write", False):
+        connection.exec_driver_sql("BEGIN")
+        return
+    raw: Any = connection.connection.dbapi_connection
+    deadline = time.monotonic() + BUSY_SECONDS
+    # SQLite's own wait grows to 100 ms, so that those who wait lose to those who come: here all have the same odds.
+    raw.execute("PRAGMA busy_timeout = 0")
+    try:
+        while not _ready(raw) and time.monotonic() < deadline:
+            time.sleep(random.uniform(0.001, 0.004))
+        if not raw.in_transaction:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # whose error SQLAlchemy knows
+    finally:
+        raw.execute(f"PRAGMA busy_timeout = {round(1000 * BUSY_SECONDS)}")
+
+
+def _ready(raw: sqlite3.Connection) -> bool:
+    """Whether nothing is left to wait for: mostly, that this connection is the writer now."""
+    try:
+        raw.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        # Whatever else it is, the caller's own try says so in SQLAlchemy's words.
+        return error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY
+    return True
 
 
 def _passes(error: DBAPIError, is_sqlite: bool) -> bool:
