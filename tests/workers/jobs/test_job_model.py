@@ -184,6 +184,14 @@ class Machine(RuleBasedStateMachine):
             else:
                 job.end(State.QUEUED, "given_back", "requeued")
 
+    @rule(target=claims, claim=claims)
+    def hand_over(self, claim: Claim) -> Any:
+        """Two claims of one job, of which one is in force; by chance alone they would be rare."""
+        if (job := self.held(claim)) is None or job.state is not State.RUNNING:
+            return multiple()
+        self.give_back(claim)
+        return self.took(self.store.claim_id(claim.job_id, worker="w", lease_seconds=LEASE))
+
     @rule(claim=claims, delay=st.sampled_from([0.0, 20.0]))
     def retry_later(self, claim: Claim, delay: float) -> None:
         if job := self.write(claim, lambda: self.store.retry_later(claim, BROKEN, delay=delay)):
