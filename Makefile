@@ -36,7 +36,7 @@ setup: $(STAMPS)/installed $(STAMPS)/kernels
 demo: setup
 	$(BIN)/python examples/demo.py
 
-test: lint
+test: lint $(STAMPS)/services
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile $(PYTEST_FLAGS)
 
 lint: setup
@@ -54,7 +54,7 @@ bench-peers: setup $(STAMPS)/peers
 zoo: setup
 	OMP_NUM_THREADS=1 PYTHONPATH=benchmarks $(BIN)/python -m zoo $(ZOO_FLAGS)
 
-soak: setup
+soak: setup $(STAMPS)/services
 	$(BIN)/python tests/faults/soak.py --runs $(SOAK_RUNS)
 
 fuzz: setup
@@ -84,6 +84,20 @@ $(STAMPS)/parts:
 	  else \
 	    echo "install them with your package manager, for example: sudo apt-get install $${missing[*]}"; \
 	    echo "(without a compiler the package runs on its slow reference; 'aslconvert doctor' says so)"; \
+	  fi; \
+	fi; \
+	touch $@
+
+# What the tests of the service's parts start themselves; without them those tests say so and are left out.
+$(STAMPS)/services: | $(STAMPS)/parts
+	@missing=(); \
+	command -v redis-server >/dev/null || missing+=(redis-server); \
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || missing+=(postgresql); \
+	if (( $${#missing[@]} )); then \
+	  if [[ $$(id -u) = 0 ]] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null; \
+	  else \
+	    echo "for the tests of jobs and workers: sudo apt-get install $${missing[*]}"; \
 	  fi; \
 	fi; \
 	touch $@

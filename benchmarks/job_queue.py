@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from multiprocessing import get_context
@@ -180,16 +180,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=_numbers, default=[100, 1000, 10_000])
     parser.add_argument("--workers", type=_numbers, default=[1, 8])
+    parser.add_argument("--databases", type=lambda text: text.split(","), default=["sqlite", "postgresql"])
     parser.add_argument("--folder", type=Path, help="where SQLite's file is; the disk is what is measured")
     parser.add_argument("--postgres", help="a database to use and empty, instead of a throwaway server's")
     parser.add_argument("--out", type=Path, default=Path("out/bench/job_queue.json"))
     options = parser.parse_args(arguments)
     measurements: list[Measurement] = []
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder, own_server() as own:
+    needs_server = "postgresql" in options.databases and options.postgres is None
+    with (
+        tempfile.TemporaryDirectory(dir=options.folder) as folder,
+        own_server() if needs_server else nullcontext() as own,
+    ):
         sync = sync_ms(Path(folder))
         places = {"sqlite": f"sqlite:///{folder}/jobs.db", "postgresql": options.postgres or own}
         for name, url in places.items():
-            if url is None:
+            if url is None or name not in options.databases:
                 continue
             migrate(url)
             for workers in options.workers:

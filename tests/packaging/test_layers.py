@@ -5,7 +5,14 @@ import sys
 
 import pytest
 
-LIGHT = ("aslconvert.service", "aslconvert.workers", "aslconvert.cli.main", "aslconvert.converter.errors")
+LIGHT = (
+    "aslconvert.service",
+    "aslconvert.workers",
+    "aslconvert.workers.jobs",
+    "aslconvert.workers.storage",
+    "aslconvert.cli.main",
+    "aslconvert.converter.errors",
+)
 
 
 @pytest.mark.parametrize("module", LIGHT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
 import time
 from collections.abc import Callable
@@ -94,10 +95,12 @@ class Database:
             except DBAPIError as error:
                 # SQLite says "busy" before it changes anything; a server lost in a commit has not said what it did.
                 unknown = committing and not self.is_sqlite and write
-                if unknown or not _passes(error, self.is_sqlite):
-                    raise _coded(error, unknown=unknown) from error
-                if time.monotonic() + pause > deadline:
-                    raise _coded(error, unknown=False) from error
+                hopeless = unknown or not _passes(error, self.is_sqlite)
+                if hopeless or time.monotonic() + pause > deadline:
+                    coded = _coded(error, unknown=unknown)
+                    if coded is None:
+                        raise
+                    raise coded from error
             time.sleep(pause)
             pause = min(2 * pause, 0.25)
 
@@ -132,8 +135,30 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    write = connection.get_execution_options().get("asl_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+    if not connection.get_execution_options().get("asl_write", False):
+        connection.exec_driver_sql("BEGIN")
+        return
+    raw: Any = connection.connection.dbapi_connection
+    deadline = time.monotonic() + BUSY_SECONDS
+    # SQLite's own wait grows to 100 ms, so that those who wait lose to those who come: here all have the same odds.
+    raw.execute("PRAGMA busy_timeout = 0")
+    try:
+        while not _ready(raw) and time.monotonic() < deadline:
+            time.sleep(random.uniform(0.001, 0.004))
+        if not raw.in_transaction:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # whose error SQLAlchemy knows
+    finally:
+        raw.execute(f"PRAGMA busy_timeout = {round(1000 * BUSY_SECONDS)}")
+
+
+def _ready(raw: sqlite3.Connection) -> bool:
+    """Whether nothing is left to wait for: mostly, that this connection is the writer now."""
+    try:
+        raw.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        # Whatever else it is, the caller's own try says so in SQLAlchemy's words.
+        return error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY
+    return True
 
 
 def _passes(error: DBAPIError, is_sqlite: bool) -> bool:
@@ -147,14 +172,21 @@ def _passes(error: DBAPIError, is_sqlite: bool) -> bool:
     return bool(error.connection_invalidated or gone or state in _TRY_AGAIN or str(state).startswith(("57P", "08")))
 
 
-def _coded(error: DBAPIError, *, unknown: bool) -> BaseException:
+def _coded(error: DBAPIError, *, unknown: bool) -> InfrastructureError | None:
+    """What happened in our words; None for a defect of ours in a statement, which keeps its own."""
     original: Any = error.orig
     primary = getattr(original, "sqlite_errorcode", 0) & 0xFF
     if primary == sqlite3.SQLITE_FULL or getattr(original, "sqlstate", None) == "53100":
         return InfrastructureError("disk_full", "The database's disk is full.", hint="Free some space.")
-    # What is wrong with a statement is a defect of ours, and keeps its class for those who look for it.
+    if "no such table" in str(original) or getattr(original, "sqlstate", None) == "42P01":
+        hint = "Bring it up to date with `aslconvert.workers.database.migrate`."
+        return InfrastructureError(
+            "database_not_migrated", "The database has not the tables of this version.", hint=hint
+        )
     operational = type(original).__name__ in {"OperationalError", "InterfaceError", "AdminShutdown", "CannotConnectNow"}
+    # SQLite calls a wrong statement operational too, by its least telling code.
+    operational = operational and primary != sqlite3.SQLITE_ERROR
     if not (operational or unknown or error.connection_invalidated):
-        return error
+        return None
     told = "It is not known whether it took the last change." if unknown else ""
     return InfrastructureError("database_unavailable", f"The database does not answer: {original}.", hint=told)

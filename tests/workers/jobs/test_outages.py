@@ -1,9 +1,6 @@
 """A database that is locked, full, down or restarted: bounded waiting, and an error with a code."""
 
-import shutil
 import sqlite3
-import subprocess
-import tempfile
 import threading
 import time
 from collections import deque
@@ -12,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from postgres import Cluster, cluster, programs
+from sqlalchemy.exc import DBAPIError
 
-from aslconvert.workers.database import Database, migrate
+from aslconvert.workers.database import Database, downgrade, migrate
 from aslconvert.workers.errors import InfrastructureError, UserError
 from aslconvert.workers.jobs import JobStore, Kind, NewJob, Queue
 
@@ -57,20 +55,6 @@ def test_a_lock_that_is_released_in_time_is_not_noticed(path: Path) -> None:
     store.database.close()
 
 
-@pytest.fixture
-def small_disk() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="small"))
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(command, check=False, capture_output=True).returncode != 0:
-        folder.rmdir()
-        pytest.skip("NO SMALL DISK HERE: mounting one needs root")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-        folder.rmdir()
-
-
 def test_a_full_disk_has_its_own_code(small_disk: Path, migrated: bytes) -> None:
     (small_disk / "jobs.db").write_bytes(migrated)
     store = JobStore(Database(f"sqlite:///{small_disk}/jobs.db", patience=0.5))
@@ -79,6 +63,21 @@ def test_a_full_disk_has_its_own_code(small_disk: Path, migrated: bytes) -> None
     assert caught.value.code == "disk_full"
     assert 0 < len(store.page(limit=100).jobs) < 100
     store.database.close()
+
+
+def test_a_database_without_tables_says_so(url: str) -> None:
+    downgrade(url, "base")
+    database = Database(url)
+    with pytest.raises(InfrastructureError) as caught:
+        JobStore(database).submit(NEW)
+    assert caught.value.code == "database_not_migrated"
+    database.close()
+
+
+def test_a_statement_that_is_wrong_keeps_its_error(database: Database) -> None:
+    with pytest.raises(DBAPIError) as caught:
+        database.write(lambda at: at.connection.exec_driver_sql("SELECT nonsense"))
+    assert caught.value.__cause__ is not caught.value
 
 
 def test_urls_that_are_none(tmp_path: Path) -> None:
