@@ -31,7 +31,8 @@ class Limits:
     tensor_elements: int = 1 << 29
     """2 GiB in float32, far above any layer of a CNN."""
     weight_bytes: int = 2 << 30
-    repeats: int = 1 << 12
+    """No more than 3.5 GiB whatever is set: what is written is a zip without long sizes."""
+    repeats: int = 1 << 16
     """By how much an operator may multiply the size of what it is given."""
     expression_chars: int = 4_000
     expression_depth: int = 24

@@ -24,11 +24,12 @@ _POWER = 16
 
 # The least and the most arguments; every one is a function of integers or of what divides them.
 FUNCTIONS: dict[str, tuple[int, int]] = {
-    "Add": (1, 64), "Mul": (1, 64), "Pow": (2, 2), "Max": (1, 16), "Min": (1, 16),
+    "Add": (1, 400), "Mul": (1, 400), "Pow": (2, 2), "Max": (1, 16), "Min": (1, 16),
     "Mod": (2, 2), "PythonMod": (2, 2), "FloorDiv": (2, 2), "CeilDiv": (2, 2), "CleanDiv": (2, 2),
     "ModularIndexing": (3, 3), "IntTrueDiv": (2, 2), "FloatTrueDiv": (2, 2), "ToFloat": (1, 1), "Identity": (1, 1),
     "TruncToInt": (1, 1), "TruncToFloat": (1, 1), "FloorToInt": (1, 1), "CeilToInt": (1, 1), "RoundToInt": (1, 1),
-    "Where": (3, 3), "Equality": (2, 2), "Unequality": (2, 2), "StrictLessThan": (2, 2), "LessThan": (2, 2),
+    "Rational": (2, 2), "Where": (3, 3), "Equality": (2, 2), "Unequality": (2, 2), "StrictLessThan": (2, 2),
+    "LessThan": (2, 2),
     "StrictGreaterThan": (2, 2), "GreaterThan": (2, 2), "And": (1, 16), "Or": (1, 16), "Not": (1, 1),
 }  # fmt: skip
 _ALIASES = {"Eq": "Equality", "Ne": "Unequality", "Lt": "StrictLessThan", "Le": "LessThan",
@@ -210,7 +211,8 @@ class _Parser:
             parts.append(self.comparison(depth + 1))
         self._take(")")
         least, most = FUNCTIONS[head]
-        if not least <= len(parts) <= most:
+        is_fraction = head != "Rational" or all(part.head == "Integer" for part in parts)
+        if not least <= len(parts) <= most or not is_fraction:
             raise self.wrong()
         return self._made(head, *parts)
 

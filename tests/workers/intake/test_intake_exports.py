@@ -167,6 +167,21 @@ def test_bounds_of_sizes_are_kept(tiny: Path, tmp_path: Path) -> None:
         outputs(rebuilt.path, ((image(65, 3, 5, 5),), {}))
 
 
+def test_sites_keep_their_names(tmp_path: Path) -> None:
+    """The converter names a site after the modules that its node came from."""
+    source = exported("resnet", tmp_path)
+    with quiet():
+        before = torch.export.load(source)
+        after = torch.export.load(rebuild_program(source, tmp_path / "out.pt2").path)
+    stacks = [
+        [n.meta.get("nn_module_stack") for n in p.graph.nodes if n.op == "call_function"] for p in (before, after)
+    ]
+    assert stacks[0] == stacks[1]
+    assert any("layer2.0.conv1" in str(stack) for stack in stacks[1])
+    assert set(before.state_dict) == set(after.state_dict)
+    assert [s.arg.name for s in after.graph_signature.input_specs][-1:] == ["x"]
+
+
 def test_nothing_of_the_user_is_left_in_it(tmp_path: Path) -> None:
     source = exported("resnet", tmp_path)
     rebuilt = rebuild_program(source, tmp_path / "out.pt2")
