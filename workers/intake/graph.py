@@ -44,9 +44,8 @@ class GraphReader:
             "inputs outputs nodes tensor_values sym_int_values sym_bool_values",
             "is_single_tensor_return custom_obj_values sym_float_values",
         )
-        if "custom_obj_values" in fields:
-            for _, each in fields["custom_obj_values"].items(0 if fields["custom_obj_values"].value == {} else 1):
-                raise each.refused("custom_object", "The graph has a custom object.")
+        if "custom_obj_values" in fields and fields["custom_obj_values"].value != {}:
+            raise fields["custom_obj_values"].refused("custom_object", "The graph has a custom object.")
         self.inputs = [self._input(each, keep) for each in fields["inputs"].elements(limits.tensors)]
         self._nodes = [self._node(each) for each in fields["nodes"].elements(limits.graph_nodes)]
         self.outputs = [read_argument(each, self.scope) for each in fields["outputs"].elements(limits.tree_leaves)]

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Caps in bytes, elements or counts. The defaults hold a rebuild within 1 GB of address space."""
+    """Caps in bytes, elements or counts. The defaults hold a rebuild within 1 GB of address space.
+
+    A large .onnx takes more, as it is parsed whole.
+    """
 
     file_bytes: int = 2 << 30
     """Of a model file as uploaded."""

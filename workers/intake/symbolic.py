@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aslconvert.workers.intake.limits import Limits
 from aslconvert.workers.intake.refusal import Refused, shown
@@ -47,6 +47,7 @@ class Expression:
     text: str = ""
     parts: tuple[Expression, ...] = ()
     is_positive: bool = False
+    depth: int = field(default=1, compare=False)
 
     def printed(self) -> str:
         """In the notation of constructors, which says what a symbol is and leaves nothing to precedence."""
@@ -124,7 +125,11 @@ class _Parser:
         self._terms += 1
         if self._terms > self._limits.expression_terms:
             raise Refused("expression_too_large", "It has too many terms.", entry=self._entry)
-        return Expression(head, text, parts, is_positive)
+        depth = 1 + max((part.depth for part in parts), default=0)
+        # A chain of divisions has no parentheses and is nested all the same.
+        if depth > self._limits.expression_depth:
+            raise Refused("expression_too_large", "It is nested too deeply.", entry=self._entry)
+        return Expression(head, text, parts, is_positive, depth)
 
     def comparison(self, depth: int) -> Expression:
         left = self._chain(depth, 0)

@@ -115,7 +115,8 @@ def _code(parts: Parts, canary: str) -> Iterator[Attack]:
         yield Attack(f"expression-{name}", "expression_invalid", pack(edited(parts, MODEL, _set_expression(text))))
     for name, text in {
         "power": "Pow(Integer(9), Integer(999999999))", "tower": "((s0**9)**9)**9", "digits": "1" * 500,
-        "depth": "(" * 100 + "s0" + ")" * 100, "length": "+".join(["s0"] * 5000), "minus": "-" * 500 + "s0",
+        "depth": "(" * 100 + "s0" + ")" * 100, "chain": "s0" + "//2" * 300,
+        "length": "+".join(["s0"] * 5000), "minus": "-" * 500 + "s0",
         "terms": "+".join(["s0"] * 900), "symbolic": "Pow(Integer(2), Symbol('s0', positive=True, integer=True))",
     }.items():  # fmt: skip
         yield Attack(f"expression-{name}", "expression_too_large", pack(edited(parts, MODEL, _set_expression(text))))
@@ -305,7 +306,7 @@ def _wiring(attack: Callable[[str, str, Edit], Attack]) -> Iterator[Attack]:
     yield attack("graph-argument", "operator_not_allowed", argument(graph))
 
     def objects(document: Any) -> None:
-        _graph(document)["custom_obj_values"] = {"x": {"name": "x", "class_fqn": "os.system"}}
+        _graph(document)["custom_obj_values"] = {n: {"name": n, "class_fqn": "os.system"} for n in "xy"}
 
     yield attack("custom-values", "custom_object", objects)
 
@@ -457,7 +458,21 @@ def _zips(parts: Parts) -> Iterator[Attack]:
     content = bytearray(whole)
     content[whole.index(parts[MODEL][:50]) + 20] ^= 1
     yield Attack("bit-flipped", "archive_checksum", bytes(content))
-    yield Attack("many", "archive_entries", pack({f"e{i}": b"" for i in range(210_000)}))
+    yield Attack("many", "archive_entries", many([f"archive/models/{i}.json" for i in range(20_001)]))
+
+
+def many(names: list[str]) -> bytes:
+    """A zip of empty files, with a long end record: by hand, as the library takes its time for so many."""
+    records, directory = bytearray(), bytearray()
+    for name in map(str.encode, names):
+        common = struct.pack("<5H3L2H", 20, 0, 0, 0, 33, 0, 0, 0, len(name), 0)
+        directory += b"PK\x01\x02\x14\0" + common + struct.pack("<3H2L", 0, 0, 0, 0, len(records)) + name
+        records += b"PK\x03\x04" + common + name
+    count, size, start, end = len(names), len(directory), len(records), len(records) + len(directory)
+    long = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, size, start)
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, end, 1)
+    short = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, size, start, 0)
+    return bytes(records + directory) + long + locator + short
 
 
 def merged(one: bytes, other: bytes) -> bytes:

@@ -103,6 +103,7 @@ class Bits(nn.Module):
         )
         for number, dtype in enumerate(types):
             self.register_buffer(f"b{number}", (torch.rand(12) * 3).to(dtype))
+        self.branches = nn.ModuleDict({"1x1-pool": nn.Linear(12, 12)})
         self.register_buffer("nothing", torch.zeros(0, 7))
         self.register_buffer("number", torch.tensor(3))
 
@@ -110,7 +111,7 @@ class Bits(nn.Module):
         y = x + self.top * self.bottom + self.tied + self.turned.reshape(-1) + self.number + self.last.sum()
         for number in range(8):
             y = y + getattr(self, f"b{number}")
-        return torch.cat([y, self.nothing.reshape(-1)])
+        return torch.cat([self.branches["1x1-pool"](y.float()), self.nothing.reshape(-1)])
 
 
 def image(*shape: int) -> Tensor:
