@@ -94,9 +94,9 @@ def _layout(archive: ZipFile) -> dict[str, Entry]:
 
 
 def _json(archive: ZipFile, entry: Entry, limits: Limits) -> Cursor:
-    if entry.size > limits.json_bytes:
-        raise Refused("json_too_large", f"{entry.size} bytes, {limits.json_bytes} are the most.", entry=entry.name)
     name = entry.name.partition("/")[2]
+    if entry.size > limits.json_bytes:
+        raise Refused("json_too_large", f"{entry.size} bytes, {limits.json_bytes} are the most.", entry=name)
     return parse(archive.read(entry, at_most=limits.json_bytes), entry=name, limits=limits)
 
 

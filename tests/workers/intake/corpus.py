@@ -179,6 +179,8 @@ def _graphs(parts: Parts, canary: str) -> Iterator[Attack]:
         ("arange", "torch.ops.aten.arange.default", [("end", {"as_int": big})]),
         ("arange-fine", "torch.ops.aten.arange.start_step",
          [("start", {"as_int": 0}), ("end", {"as_int": 10}), ("step", {"as_float": 1e-12})]),
+        ("arange-sym", "torch.ops.aten.arange.default", [("end", {"as_sym_int": {"as_int": big}})]),
+        ("interleave-sym", "torch.ops.aten.repeat_interleave.self_int", [("repeats", {"as_sym_int": {"as_int": big}})]),
         ("arange-inf", "torch.ops.aten.arange.default", [("end", {"as_float": "Infinity"})]),
         ("linspace", "torch.ops.aten.linspace.default", [("steps", {"as_int": big})]),
         ("eye", "torch.ops.aten.eye.m", [("n", {"as_int": 1 << 20}), ("m", {"as_int": 1 << 20})]),
@@ -426,6 +428,7 @@ def _zips(parts: Parts) -> Iterator[Attack]:
     yield Attack("version", "layout_version", pack({**parts, "archive_version": b"1"}))
     yield Attack("big-endian", "layout_version", pack({**parts, "byteorder": b"big"}))
     yield Attack("no-model", "layout_entry_missing", pack({k: v for k, v in parts.items() if k != WEIGHTS}))
+    yield Attack("root-bidi", "json_too_large", pack({**parts, MODEL: b" " * (33 << 20)}, root="\u00e4"))
     yield Attack("two-roots", "layout_entry_unknown", merged(whole, pack({"x": b"y"}, root="other")))
     yield Attack("twice", "archive_duplicate_entry", merged(whole, pack({MODEL: b"{}"})))
     yield Attack(
