@@ -29,8 +29,8 @@ FUNCTIONS: dict[str, tuple[int, int]] = {
     "ModularIndexing": (3, 3), "IntTrueDiv": (2, 2), "FloatTrueDiv": (2, 2), "ToFloat": (1, 1), "Identity": (1, 1),
     "TruncToInt": (1, 1), "TruncToFloat": (1, 1), "FloorToInt": (1, 1), "CeilToInt": (1, 1), "RoundToInt": (1, 1),
     "Rational": (2, 2), "Where": (3, 3), "Equality": (2, 2), "Unequality": (2, 2), "StrictLessThan": (2, 2),
-    "LessThan": (2, 2),
-    "StrictGreaterThan": (2, 2), "GreaterThan": (2, 2), "And": (1, 16), "Or": (1, 16), "Not": (1, 1),
+    "LessThan": (2, 2), "StrictGreaterThan": (2, 2), "GreaterThan": (2, 2), "And": (1, 16), "Or": (1, 16),
+    "Not": (1, 1),
 }  # fmt: skip
 _ALIASES = {"Eq": "Equality", "Ne": "Unequality", "Lt": "StrictLessThan", "Le": "LessThan",
             "Gt": "StrictGreaterThan", "Ge": "GreaterThan"}  # fmt: skip
@@ -239,7 +239,7 @@ class _Parser:
         name, kind = self.value, self.kind
         self._next()
         keywords = self._keywords()
-        known = {"integer": "True", "positive": "True", "nonnegative": "True"}
+        known = {"integer": "True", "positive": "True"}
         if kind != "text" or not SYMBOL.match(name) or any(known.get(k) != v for k, v in keywords.items()):
             raise self.wrong()
         return self._made("Symbol", text=name, is_positive="positive" in keywords)

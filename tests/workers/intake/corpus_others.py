@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from corpus import REBUILT, Attack, Evil, many, merged, pack, patched
+from corpus_parts import REBUILT, Attack, Evil, many, merged, pack, patched
 from onnx import TensorProto, helper
 from PIL import Image
 

@@ -11,7 +11,7 @@ from random import Random
 
 import mutations
 import pytest
-from corpus import REBUILT
+from corpus_parts import REBUILT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
