@@ -20,7 +20,7 @@ from aslconvert.workers.intake.refusal import Refused, shown
 from aslconvert.workers.intake.safetensors_file import rebuild_safetensors
 from aslconvert.workers.intake.tarread import read_tar
 from aslconvert.workers.intake.zipread import Entry, ZipFile
-from aslconvert.workers.intake.zipwrite import ZipWriter
+from aslconvert.workers.intake.zipwrite import LARGEST, ZipWriter
 
 _NAMED = 5
 _SMALL = 64 << 10
@@ -151,8 +151,7 @@ def _arrays(file: BinaryIO, target: Path, limits: Limits) -> Summary:
     """A new npz, stored, whose arrays have headers of our own."""
     archive = ZipFile(file, limits=limits, most_entries=limits.tensors, compressed=True)
     total = sum(entry.size for entry in archive.entries.values())
-    # A zip without long sizes holds less than 4 GiB.
-    if total > min(limits.data_bytes, (4 << 30) - (64 << 20)):
+    if total > min(limits.data_bytes, LARGEST):
         raise Refused("archive_too_large", f"It unpacks to {total} bytes.")
     with replacing(target / "arrays.npz") as out:
         writer = ZipWriter(out)

@@ -20,7 +20,8 @@ _STORAGES = {
     1: "Byte", 2: "Char", 3: "Short", 4: "Int", 5: "Long", 6: "Half", 7: "Float", 8: "Double", 12: "Bool",
     13: "BFloat16",
 }  # fmt: skip
-_REAL = {6: "<e", 7: "<f", 8: "<d"}
+_REAL = {6: "e", 7: "f", 8: "d"}
+_DRAWN = 1 << 16
 _BFLOAT16 = 13
 
 Leaf = TensorMeta | int | float | bool | str | None
@@ -111,9 +112,13 @@ class _Pickle:
             self._out += b"X" + struct.pack("<I", len(encoded)) + encoded
 
     def _numbers(self, dtype: int, count: int) -> bytes:
-        """Uniform on [0, 1) in real types as images are, zeros in all others."""
+        """Uniform on [0, 1) in real types as images are, zeros in all others; a long tensor repeats its start."""
+        size = count * ITEM_BYTES[dtype]
+        drawn = [self._draw.random() for _ in range(min(count, _DRAWN))]
         if dtype in _REAL:
-            return struct.pack(f"<{count}{_REAL[dtype][1]}", *(self._draw.random() for _ in range(count)))
-        if dtype == _BFLOAT16:
-            return b"".join(struct.pack("<f", self._draw.random())[2:] for _ in range(count))
-        return bytes(count * ITEM_BYTES[dtype])
+            start = struct.pack(f"<{len(drawn)}{_REAL[dtype]}", *drawn)
+        elif dtype == _BFLOAT16:
+            start = b"".join(struct.pack("<f", number)[2:] for number in drawn)
+        else:
+            return bytes(size)
+        return (start * (count // len(drawn) + 1))[:size]

@@ -11,7 +11,7 @@ from aslconvert.workers.intake import operators
 from aslconvert.workers.intake.arguments import CONSTANTS, Document, read_argument, read_constant
 from aslconvert.workers.intake.jsontext import Cursor
 from aslconvert.workers.intake.limits import Limits
-from aslconvert.workers.intake.names import is_dotted, is_identifier
+from aslconvert.workers.intake.names import is_identifier
 from aslconvert.workers.intake.scope import BOOL, CONSTANT, FLOAT, INT, TENSOR, Scope
 from aslconvert.workers.intake.symbolic import parse_expression
 from aslconvert.workers.intake.tensors import TensorMeta, read_size, read_tensor
@@ -21,6 +21,9 @@ _KINDS = (None, 0, 1, 2)
 _ARGUMENT = re.compile(r"([A-Za-z][A-Za-z0-9_]{0,63})?\Z", re.ASCII)
 """Of a schema; the operators on sizes have none."""
 _STACK_KEY = re.compile(r"[A-Za-z0-9_.@]{0,400}\Z", re.ASCII)
+_STACK_TYPE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*){0,30}\Z", re.ASCII)
+_STACK_CHARS = 20_000
+_ANY_MODULE = "torch.nn.modules.module.Module"
 
 
 class GraphReader:
@@ -41,9 +44,8 @@ class GraphReader:
             "inputs outputs nodes tensor_values sym_int_values sym_bool_values",
             "is_single_tensor_return custom_obj_values sym_float_values",
         )
-        if "custom_obj_values" in fields:
-            for _, each in fields["custom_obj_values"].items(0 if fields["custom_obj_values"].value == {} else 1):
-                raise each.refused("custom_object", "The graph has a custom object.")
+        if "custom_obj_values" in fields and fields["custom_obj_values"].value != {}:
+            raise fields["custom_obj_values"].refused("custom_object", "The graph has a custom object.")
         self.inputs = [self._input(each, keep) for each in fields["inputs"].elements(limits.tensors)]
         self._nodes = [self._node(each) for each in fields["nodes"].elements(limits.graph_nodes)]
         self.outputs = [read_argument(each, self.scope) for each in fields["outputs"].elements(limits.tree_leaves)]
@@ -193,14 +195,14 @@ class GraphReader:
         """The modules a node came from: sites are named after them. Stack traces and all else are left out."""
         stack = ""
         for key, value in cursor.items(64):
-            if key == "nn_module_stack" and isinstance(value.value, str) and len(value.value) < 20_000:
+            if key == "nn_module_stack" and isinstance(value.value, str) and len(value.value) < _STACK_CHARS:
                 stack = value.value
         entries = [entry.split(",") for entry in stack.split(";")]
-        plain = all(
-            len(entry) == 3 and _STACK_KEY.match(entry[0]) and _STACK_KEY.match(entry[1]) and is_dotted(entry[2], 400)
-            for entry in entries
-        )
-        return {"nn_module_stack": stack} if plain else {}
+        if not all(len(entry) == 3 and _STACK_KEY.match(entry[0]) and _STACK_KEY.match(entry[1]) for entry in entries):
+            return {}
+        # A class within a function has no plain name.
+        plain = [(key, path, kind if _STACK_TYPE.match(kind) else _ANY_MODULE) for key, path, kind in entries]
+        return {"nn_module_stack": ";".join(map(",".join, plain))}
 
     def _read_values(self, fields: Mapping[str, Cursor]) -> None:
         """What is said of each value; of values that do not exist nothing is."""

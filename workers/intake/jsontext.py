@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from aslconvert.workers.intake.limits import Limits
-from aslconvert.workers.intake.refusal import Refused, shown
+from aslconvert.workers.intake.refusal import SHOWN, Refused, shown
 
 INT64 = 1 << 63
 # The end of the text ends a string too: without that, each quote of an open one would be tried to the end.
@@ -99,7 +99,8 @@ class Cursor:
         return self.refused("field_invalid", f"{shown(self.value)} is not {wanted}.")
 
     def _child(self, key: str, value: Any) -> Cursor:
-        return Cursor(value, f".{key}" if key.isidentifier() else f"[{shown(key)}]", self)
+        is_plain = len(key) <= SHOWN and key.isascii() and key.isidentifier()
+        return Cursor(value, f".{key}" if is_plain else f"[{shown(key)}]", self)
 
     def fields(self, required: str, optional: str = "") -> dict[str, Cursor]:
         """The fields of an object, by names separated by blanks; a null where one is optional counts as absent."""

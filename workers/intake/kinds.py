@@ -46,7 +46,7 @@ def identify(path: Path, *, limits: Limits = DEFAULT) -> Kind:
         if 2 <= int.from_bytes(start[:8], "little") <= size - 8 and start[8:9] == b"{":
             return Kind.SAFETENSORS
         # The first field of a model is the version of its format, or after other writers a name or the graph.
-        if start[:1] in (b"\x08", b"\x12", b"\x3a", b"\x42"):
+        if start[:1] in (b"\x08", b"\x12", b"\x22", b"\x28", b"\x32", b"\x3a", b"\x42", b"\x72"):
             return Kind.ONNX
     raise Refused("kind_unknown", "It is nothing that is read.")
 

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Caps in bytes, elements or counts. The defaults hold a rebuild within 1 GB of address space."""
+    """Caps in bytes, elements or counts. The defaults hold a rebuild within 1 GB of address space.
+
+    A large .onnx takes more, as it is parsed whole.
+    """
 
     file_bytes: int = 2 << 30
     """Of a model file as uploaded."""
@@ -31,7 +34,8 @@ class Limits:
     tensor_elements: int = 1 << 29
     """2 GiB in float32, far above any layer of a CNN."""
     weight_bytes: int = 2 << 30
-    repeats: int = 1 << 12
+    """No more than 3.5 GiB whatever is set: what is written is a zip without long sizes."""
+    repeats: int = 1 << 16
     """By how much an operator may multiply the size of what it is given."""
     expression_chars: int = 4_000
     expression_depth: int = 24

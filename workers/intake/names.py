@@ -7,7 +7,8 @@ import re
 from typing import TypeGuard
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z", re.ASCII)
-_PART = re.compile(r"[A-Za-z0-9_]+\Z", re.ASCII)
+# A hyphen is none of Python, but modules in a dict may have it in their keys.
+_PART = re.compile(r"[A-Za-z0-9_-]+\Z", re.ASCII)
 
 _TAKEN = """
 NoneType _operator builtins device fx_pytree getattr inf math nan operator pytree self torch

@@ -112,10 +112,11 @@ class _Builder:
             self._define(tensor.name, defined, where)
             self._tensor(tensor, new.initializer.add(), where)
         initial = frozenset(defined)
+        listed: set[str] = set()
         for index, value in enumerate(old.input):
             where = f"graph.input[{index}]"
-            if value.name not in initial:
-                self._define(value.name, defined, where)
+            # Older exporters list initialisers among the inputs.
+            self._define(value.name, listed if value.name in initial else defined, where)
             self._value(value, new.input.add(), where)
         for index, node in enumerate(old.node):
             self._node(node, new.node.add(), defined, f"graph.node[{index}]")

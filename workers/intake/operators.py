@@ -55,9 +55,9 @@ def check_size(target: str, arguments: Mapping[str, dict[str, Any]], cursor: Cur
     if name in _COUNTING:
         _check_count(arguments, cursor, limits)
     elif name in _REPEATING or name.startswith("upsample"):
-        for argument in arguments.values():
-            if abs(argument.get("as_int", 0)) > limits.repeats:
-                raise cursor.refused("operator_too_large", f"{name} by {argument['as_int']}.")
+        numbers = [_number(argument) or 0 for argument in arguments.values()]
+        if not all(abs(number) <= limits.repeats for number in numbers):
+            raise cursor.refused("operator_too_large", f"{name} by more than {limits.repeats}.")
 
 
 def _check_list(name: str, argument: Mapping[str, Any], cursor: Cursor, limits: Limits) -> None:
@@ -67,8 +67,10 @@ def _check_list(name: str, argument: Mapping[str, Any], cursor: Cursor, limits: 
     if math.prod(max(1, abs(number)) for number in numbers) > most:
         raise cursor.refused("operator_too_large", f"{name} with the numbers {shown(str(list(numbers)))}.")
     factors = argument.get("as_floats") or ()
-    if name.startswith("upsample") and not all(isinstance(f, float) and 0 < f <= limits.repeats for f in factors):
-        raise cursor.refused("operator_too_large", f"{name} by the factors {shown(str(list(factors)))}.")
+    if name.startswith("upsample") and factors:
+        is_finite = all(isinstance(factor, float) and factor > 0 for factor in factors)
+        if not is_finite or math.prod(factors) > limits.repeats:
+            raise cursor.refused("operator_too_large", f"{name} by the factors {shown(str(list(factors)))}.")
 
 
 def _check_count(arguments: Mapping[str, dict[str, Any]], cursor: Cursor, limits: Limits) -> None:
@@ -84,6 +86,9 @@ def _check_count(arguments: Mapping[str, dict[str, Any]], cursor: Cursor, limits
 
 
 def _number(argument: Mapping[str, Any]) -> float | None:
+    """The number that an argument is, be it where a symbol may stand as well."""
+    for symbolic in ("as_sym_int", "as_sym_float"):
+        argument = argument.get(symbolic, argument)
     for key in ("as_int", "as_float"):
         if key in argument:
             return float("inf") if isinstance(argument[key], str) else float(argument[key])

@@ -20,7 +20,7 @@ from aslconvert.workers.intake.signature import Signature, parameter_names, read
 from aslconvert.workers.intake.symbolic import SYMBOL, parse_expression
 from aslconvert.workers.intake.trees import Tree, parse_tree
 from aslconvert.workers.intake.zipread import Entry, ZipFile
-from aslconvert.workers.intake.zipwrite import ZipWriter
+from aslconvert.workers.intake.zipwrite import LARGEST, ZipWriter
 
 WEIGHTS, CONSTANTS = "data/weights/", "data/constants/"
 SCHEMA_MAJOR = 8
@@ -50,8 +50,9 @@ def rebuild_program(source: Path, target: Path, *, limits: Limits = DEFAULT) -> 
         archive = ZipFile(file, limits=limits, most_entries=limits.entries)
         entries = _layout(archive)
         total = sum(entry.size for name, entry in entries.items() if name.startswith((WEIGHTS, CONSTANTS)))
-        if total > limits.weight_bytes:
-            raise Refused("tensor_too_large", f"{total} bytes of tensors, {limits.weight_bytes} are the most.")
+        most = min(limits.weight_bytes, LARGEST)
+        if total > most:
+            raise Refused("tensor_too_large", f"{total} bytes of tensors, {most} are the most.")
         weights, constants = (
             read_payloads(_json(archive, entries[config], limits), entries, folder=folder, prefix=prefix, limits=limits)
             for config, folder, prefix in zip(_CONFIGS, (WEIGHTS, CONSTANTS), ("weight_", "tensor_"), strict=True)
@@ -93,9 +94,9 @@ def _layout(archive: ZipFile) -> dict[str, Entry]:
 
 
 def _json(archive: ZipFile, entry: Entry, limits: Limits) -> Cursor:
-    if entry.size > limits.json_bytes:
-        raise Refused("json_too_large", f"{entry.size} bytes, {limits.json_bytes} are the most.", entry=entry.name)
     name = entry.name.partition("/")[2]
+    if entry.size > limits.json_bytes:
+        raise Refused("json_too_large", f"{entry.size} bytes, {limits.json_bytes} are the most.", entry=name)
     return parse(archive.read(entry, at_most=limits.json_bytes), entry=name, limits=limits)
 
 

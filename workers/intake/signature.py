@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,7 +42,7 @@ def parameter_names(specs: Cursor, limits: Limits) -> dict[str, str]:
             old = argument.get("name") if isinstance(argument, dict) else None
             if is_dotted(stored, limits.name_chars) and isinstance(old, str):
                 # Numbered, as a.b_c and a_b.c would be called the same.
-                names[old] = f"{_PREFIX[kind]}{stored.replace('.', '_')[:200]}_{len(names)}"
+                names[old] = f"{_PREFIX[kind]}{re.sub('[.-]', '_', stored)[:200]}_{len(names)}"
     return names
 
 

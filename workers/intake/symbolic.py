@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aslconvert.workers.intake.limits import Limits
 from aslconvert.workers.intake.refusal import Refused, shown
@@ -24,12 +24,13 @@ _POWER = 16
 
 # The least and the most arguments; every one is a function of integers or of what divides them.
 FUNCTIONS: dict[str, tuple[int, int]] = {
-    "Add": (1, 64), "Mul": (1, 64), "Pow": (2, 2), "Max": (1, 16), "Min": (1, 16),
+    "Add": (1, 400), "Mul": (1, 400), "Pow": (2, 2), "Max": (1, 16), "Min": (1, 16),
     "Mod": (2, 2), "PythonMod": (2, 2), "FloorDiv": (2, 2), "CeilDiv": (2, 2), "CleanDiv": (2, 2),
     "ModularIndexing": (3, 3), "IntTrueDiv": (2, 2), "FloatTrueDiv": (2, 2), "ToFloat": (1, 1), "Identity": (1, 1),
     "TruncToInt": (1, 1), "TruncToFloat": (1, 1), "FloorToInt": (1, 1), "CeilToInt": (1, 1), "RoundToInt": (1, 1),
-    "Where": (3, 3), "Equality": (2, 2), "Unequality": (2, 2), "StrictLessThan": (2, 2), "LessThan": (2, 2),
-    "StrictGreaterThan": (2, 2), "GreaterThan": (2, 2), "And": (1, 16), "Or": (1, 16), "Not": (1, 1),
+    "Rational": (2, 2), "Where": (3, 3), "Equality": (2, 2), "Unequality": (2, 2), "StrictLessThan": (2, 2),
+    "LessThan": (2, 2), "StrictGreaterThan": (2, 2), "GreaterThan": (2, 2), "And": (1, 16), "Or": (1, 16),
+    "Not": (1, 1),
 }  # fmt: skip
 _ALIASES = {"Eq": "Equality", "Ne": "Unequality", "Lt": "StrictLessThan", "Le": "LessThan",
             "Gt": "StrictGreaterThan", "Ge": "GreaterThan"}  # fmt: skip
@@ -46,6 +47,7 @@ class Expression:
     text: str = ""
     parts: tuple[Expression, ...] = ()
     is_positive: bool = False
+    depth: int = field(default=1, compare=False)
 
     def printed(self) -> str:
         """In the notation of constructors, which says what a symbol is and leaves nothing to precedence."""
@@ -123,7 +125,11 @@ class _Parser:
         self._terms += 1
         if self._terms > self._limits.expression_terms:
             raise Refused("expression_too_large", "It has too many terms.", entry=self._entry)
-        return Expression(head, text, parts, is_positive)
+        depth = 1 + max((part.depth for part in parts), default=0)
+        # A chain of divisions has no parentheses and is nested all the same.
+        if depth > self._limits.expression_depth:
+            raise Refused("expression_too_large", "It is nested too deeply.", entry=self._entry)
+        return Expression(head, text, parts, is_positive, depth)
 
     def comparison(self, depth: int) -> Expression:
         left = self._chain(depth, 0)
@@ -210,7 +216,8 @@ class _Parser:
             parts.append(self.comparison(depth + 1))
         self._take(")")
         least, most = FUNCTIONS[head]
-        if not least <= len(parts) <= most:
+        is_fraction = head != "Rational" or all(part.head == "Integer" for part in parts)
+        if not least <= len(parts) <= most or not is_fraction:
             raise self.wrong()
         return self._made(head, *parts)
 
@@ -232,7 +239,7 @@ class _Parser:
         name, kind = self.value, self.kind
         self._next()
         keywords = self._keywords()
-        known = {"integer": "True", "positive": "True", "nonnegative": "True"}
+        known = {"integer": "True", "positive": "True"}
         if kind != "text" or not SYMBOL.match(name) or any(known.get(k) != v for k, v in keywords.items()):
             raise self.wrong()
         return self._made("Symbol", text=name, is_positive="positive" in keywords)

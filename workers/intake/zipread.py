@@ -237,7 +237,8 @@ class ZipFile:
         try:
             for block in self._stored(entry):
                 while block:
-                    yield machine.decompress(block, BLOCK)
+                    if piece := machine.decompress(block, BLOCK):
+                        yield piece
                     block = machine.unconsumed_tail
             while piece := machine.decompress(b"", BLOCK):
                 yield piece

@@ -10,7 +10,9 @@ from typing import BinaryIO
 ALIGNMENT = 64
 _TIME, _DATE = 0, 33
 """The first day that a zip can tell."""
-_LARGEST = 0xFFFFFFFF
+_LONGEST = 0xFFFFFFFF
+LARGEST = 7 << 29
+"""Bytes of content that surely fit: 3.5 GiB, which leaves half a GiB to headers."""
 
 
 class ZipWriter:
@@ -28,7 +30,7 @@ class ZipWriter:
         extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding
         header = self._at
         data = header + 30 + len(encoded) + len(extra)
-        if data + size > _LARGEST:
+        if data + size > _LONGEST:
             raise ValueError("a zip without long sizes holds less than 4 GiB")
         crc = written = 0
         self._file.seek(data)

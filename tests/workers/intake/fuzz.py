@@ -51,10 +51,10 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def watch(pipe: IO[str], end: float) -> tuple[collections.Counter[str], str]:
-    """Counts codes until the time is over or something is found, which is the second."""
+def watch(pipe: IO[str], end: float, files: int) -> tuple[collections.Counter[str], str]:
+    """Counts codes until time or files are over or something is found, which is the second."""
     counts: collections.Counter[str] = collections.Counter()
-    while time.monotonic() < end:
+    while time.monotonic() < end and counts.total() < files:
         if not select.select([pipe], [], [], PATIENCE)[0]:
             return counts, f"hung: no answer within {PATIENCE} s"
         line = pipe.readline()
@@ -72,6 +72,7 @@ def main() -> int:
     """Fuzzes until the time is over; 1 where anything was found, with the files to repeat it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--files", type=int, default=sys.maxsize, help="stop after so many as well")
     parser.add_argument("--seed", type=int, help="fresh without it")
     parser.add_argument("--base", type=Path, help="an export to start from; the others in its folder join in")
     parser.add_argument("--findings", type=Path, default=Path("out/fuzz-intake"), help="where files are kept")
@@ -87,13 +88,15 @@ def main() -> int:
             make_base(base)
         total: collections.Counter[str] = collections.Counter()
         findings, end = 0, time.monotonic() + options.seconds
-        while time.monotonic() < end and findings < MOST:
+        while time.monotonic() < end and findings < MOST and total.total() < options.files:
             # A worker's folder is this process's to name, so that the file is there after a crash.
             command = [sys.executable, __file__, "--work", str(seed), "--base", str(base)]
             with subprocess.Popen(
                 command, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": temporary}
             ) as process:
-                counts, finding = watch(process.stdout, end) if process.stdout else (total, "no pipe")
+                counts, finding = (
+                    watch(process.stdout, end, options.files - total.total()) if process.stdout else (total, "no pipe")
+                )
                 total += counts
                 if finding:
                     findings += 1

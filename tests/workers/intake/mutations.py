@@ -8,8 +8,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import corpus
 import corpus_others
+import corpus_parts as corpus
 
 from aslconvert.workers.intake.codes import CODES
 from aslconvert.workers.intake.refusal import Refused

@@ -82,3 +82,4 @@ def test_parameters_may_not_be_called_as_a_modules_own() -> None:
     assert own - names.ATTRIBUTES - {"training"} == set()
     assert not names.is_dotted("layer.forward", 100)
     assert names.is_dotted("layer1.0.conv.weight", 100)
+    assert names.is_dotted("branches.1x1-pool.weight", 100)

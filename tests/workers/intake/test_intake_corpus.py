@@ -14,7 +14,7 @@ import corpus_others
 import numpy as np
 import pytest
 import torch
-from corpus import REBUILT, Attack
+from corpus_parts import REBUILT, SAMPLES, Attack, pack, unpack
 from exports import assert_identical, outputs
 
 from aslconvert.converter.ir.quiet import quiet
@@ -115,9 +115,9 @@ def test_the_attack_works_on_torch_itself(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_cut_anywhere_a_small_file_is_refused(tiny: Path, tmp_path: Path) -> None:
-    parts = corpus.unpack(tiny.read_bytes())
+    parts = unpack(tiny.read_bytes())
     for name, whole in {
-        "pt2": corpus.pack({**parts, corpus.SAMPLES: b""}),
+        "pt2": pack({**parts, SAMPLES: b""}),
         "onnx": corpus_others.model(),
         "safetensors": corpus_others.safetensors({"a": {"dtype": "U8", "shape": [3], "data_offsets": [0, 3]}}, b"abc"),
         "npz": corpus_others.npz(x=np.zeros(3)),
@@ -149,6 +149,6 @@ def test_the_reader_tells_where_an_entry_lies(tiny: Path) -> None:
 
     with tiny.open("rb") as file:
         archive = ZipFile(file, limits=DEFAULT, most_entries=100)
-        parts = corpus.unpack(tiny.read_bytes())
+        parts = unpack(tiny.read_bytes())
         for name, entry in archive.entries.items():
             assert archive.read(entry, at_most=1 << 20) == parts[name.partition("/")[2]]

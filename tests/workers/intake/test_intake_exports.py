@@ -103,6 +103,7 @@ class Bits(nn.Module):
         )
         for number, dtype in enumerate(types):
             self.register_buffer(f"b{number}", (torch.rand(12) * 3).to(dtype))
+        self.branches = nn.ModuleDict({"1x1-pool": nn.Linear(12, 12)})
         self.register_buffer("nothing", torch.zeros(0, 7))
         self.register_buffer("number", torch.tensor(3))
 
@@ -110,7 +111,7 @@ class Bits(nn.Module):
         y = x + self.top * self.bottom + self.tied + self.turned.reshape(-1) + self.number + self.last.sum()
         for number in range(8):
             y = y + getattr(self, f"b{number}")
-        return torch.cat([y, self.nothing.reshape(-1)])
+        return torch.cat([self.branches["1x1-pool"](y.float()), self.nothing.reshape(-1)])
 
 
 def image(*shape: int) -> Tensor:
@@ -165,6 +166,21 @@ def test_bounds_of_sizes_are_kept(tiny: Path, tmp_path: Path) -> None:
     rebuilt = rebuild_program(tiny, tmp_path / "out.pt2")
     with pytest.raises(Exception, match=r"(?s)64|guard|[Rr]ange"):
         outputs(rebuilt.path, ((image(65, 3, 5, 5),), {}))
+
+
+def test_sites_keep_their_names(tmp_path: Path) -> None:
+    """The converter names a site after the modules that its node came from."""
+    source = exported("resnet", tmp_path)
+    with quiet():
+        before = torch.export.load(source)
+        after = torch.export.load(rebuild_program(source, tmp_path / "out.pt2").path)
+    stacks = [
+        [n.meta.get("nn_module_stack") for n in p.graph.nodes if n.op == "call_function"] for p in (before, after)
+    ]
+    assert stacks[0] == stacks[1]
+    assert any("layer2.0.conv1" in str(stack) for stack in stacks[1])
+    assert set(before.state_dict) == set(after.state_dict)
+    assert [s.arg.name for s in after.graph_signature.input_specs][-1:] == ["x"]
 
 
 def test_nothing_of_the_user_is_left_in_it(tmp_path: Path) -> None:
