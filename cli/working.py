@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from aslconvert.workers.errors import UserError
 from aslconvert.workers.jobs import Queue
-from aslconvert.workers.supervisor import SupervisorSettings
+from aslconvert.workers.policy import SupervisorSettings
 
 _DEVICE = re.compile(r"cpu|cuda:(\d{1,3})")
 

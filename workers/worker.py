@@ -15,8 +15,9 @@ import structlog
 
 from aslconvert.workers.errors import InfrastructureError
 from aslconvert.workers.jobs import LEASE_SECONDS, Claim, JobStore, Queue
+from aslconvert.workers.policy import Outcome, SupervisorSettings
 from aslconvert.workers.storage import Blobs
-from aslconvert.workers.supervisor import Outcome, Supervisor, SupervisorSettings
+from aslconvert.workers.supervisor import Supervisor
 
 POLL_SECONDS = 1.0
 """Between two looks at an empty queue, where nobody says that there is a job."""

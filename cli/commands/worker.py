@@ -67,6 +67,20 @@ def worker(
     lease: Annotated[
         float, typer.Option("--lease", min=1, max=3600, help="Seconds until a silent worker is given up.")
     ] = 30.0,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            "--metrics-port",
+            min=1,
+            max=65535,
+            envvar="ASLCONVERT_METRICS_PORT",
+            help="Answer Prometheus here.",
+            show_default=False,
+        ),
+    ] = None,
+    metrics_address: Annotated[
+        str, typer.Option("--metrics-address", metavar="IP", help="On this address.")
+    ] = "127.0.0.1",
     engine: Annotated[str | None, typer.Option("--engine", hidden=True)] = None,
     strict: Annotated[
         bool,
@@ -78,18 +92,23 @@ def worker(
         try:
             # Imported here: commands that need no database must not ask for one.
             from aslconvert.cli.working import settings_for
+            from aslconvert.workers.logs import set_up_logs
+            from aslconvert.workers.metrics import serve_metrics
             from aslconvert.workers.settings import Places
             from aslconvert.workers.worker import Worker
         except ModuleNotFoundError as error:
             told = f"A worker needs {error.name}, which is not installed."
             raise InfrastructureError("service_missing", told, hint="pip install 'aslconvert[service]'") from error
 
+        set_up_logs()
         queues, settings = settings_for(queues=queue, device=device, engine=engine, strict=strict)
         places = Places(folder=folder, database=database_url, storage=storage, redis=redis)
         with places.opened() as (store, blobs):
             one = Worker(
                 store, blobs, queues=queues, folder=places.work, settings=settings, lease_seconds=lease, name=name
             )
+            if metrics_port is not None:
+                serve_metrics(store, address=metrics_address, port=metrics_port)
             if places.redis is not None:
                 from aslconvert.workers.dispatch.celery import make_app, run_worker
 

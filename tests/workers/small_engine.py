@@ -76,7 +76,10 @@ def _lie(options: dict[str, Any], payload: dict[str, Any], out: Path, tell: Call
 
 
 def _babble(options: dict[str, Any], payload: dict[str, Any], out: Path, tell: Callable[..., None]) -> dict[str, Any]:
-    tell("note", text="x" * (2 << 20))
+    if options["much"] == "long":
+        tell("note", text="x" * (2 << 20))
+    for _ in range(20_000):
+        tell("note", text="x")
     return {"files": []}
 
 

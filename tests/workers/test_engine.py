@@ -13,9 +13,10 @@ from torch import nn
 
 from aslconvert.workers.database import Database
 from aslconvert.workers.jobs import Job, JobStore, Kind, NewJob, Queue, State
+from aslconvert.workers.policy import Outcome, SupervisorSettings
 from aslconvert.workers.sandbox.limits import Limits
 from aslconvert.workers.storage import Blobs, LocalBlobs
-from aslconvert.workers.supervisor import Outcome, Supervisor, SupervisorSettings
+from aslconvert.workers.supervisor import Supervisor
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,9 @@ import pytest
 
 from aslconvert.workers.database import Database
 from aslconvert.workers.jobs import Claim, Job, JobStore, Kind, NewJob, Queue, State
+from aslconvert.workers.policy import Outcome, SupervisorSettings
 from aslconvert.workers.storage import Blobs, LocalBlobs
-from aslconvert.workers.supervisor import Outcome, Supervisor, SupervisorSettings
+from aslconvert.workers.supervisor import Supervisor
 from aslconvert.workers.worker import Worker
 
 HERE = Path(__file__).parent
@@ -192,7 +193,8 @@ def test_memory_that_runs_out_is_tried_in_smaller_pieces_once(
         ({"do": "lie", "files": ["../in/model"]}, Outcome.FAILED, "bad_result"),
         ({"do": "lie", "files": ["report.json"]}, Outcome.FAILED, "bad_result"),
         ({"do": "lie", "files": ["report.json", "real.txt"]}, Outcome.FAILED, "bad_result"),
-        ({"do": "babble"}, Outcome.FAILED, "bad_event"),
+        ({"do": "babble", "much": "long"}, Outcome.FAILED, "bad_event"),
+        ({"do": "babble", "much": "often"}, Outcome.FAILED, "bad_event"),
     ],
 )
 def test_errors_are_told_apart(

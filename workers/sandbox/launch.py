@@ -120,6 +120,8 @@ class Sandbox:
             while (left := until - time.monotonic()) > 0 and selector.select(left):
                 data = os.read(self._events, READ_BYTES)
                 if not data:
+                    # Nothing more can come; whoever reads again must not spin until the process has ended.
+                    self.wait(seconds=left)
                     return
                 *lines, self._rest = (self._rest + data).split(b"\n")
                 if len(self._rest) > LINE_BYTES:
