@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 from aslconvert.workers.intake.codes import CODES
 
 SHOWN = 80
@@ -19,6 +22,10 @@ class Refused(Exception):
         self.message = message
         self.entry = entry
         self.hint = hint or CODES[code].hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """It crosses from the process that reads the file to the one that asked."""
+        return partial(Refused, entry=self.entry, hint=self.hint), (self.code, self.message)
 
     def __str__(self) -> str:
         place = f"{self.entry}: " if self.entry else ""

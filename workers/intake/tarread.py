@@ -114,7 +114,11 @@ def read_tar(file: BinaryIO, *, limits: Limits) -> Iterator[tuple[str, int, bool
             if told and kind != _SHARED:
                 name = entry_name(told)
             continue
-        name = name or _name(header)
+        # What `tar -C folder .` packs is all below a dot.
+        name = (name or _name(header)).removeprefix("./")
+        if kind == _FOLDER and name in ("", ".") and not size:
+            name = ""
+            continue
         if kind not in (_FILES[:1], _FILES[1:], _FOLDER):
             raise Refused("archive_link", "It is a link, a device or of an unknown kind.", entry=shown(name))
         if kind == _FOLDER and size:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aslconvert.workers.intake.jsontext import INT64, Cursor
+from aslconvert.workers.intake.jsontext import Cursor
 from aslconvert.workers.intake.limits import Limits
 from aslconvert.workers.intake.symbolic import Expression, parse_expression
 
@@ -144,8 +144,7 @@ def check_stored(meta: TensorMeta, nbytes: int, cursor: Cursor) -> None:
 
     Raises Refused: ``field_invalid``, ``weights_out_of_bounds``, ``weights_overlap``.
     """
-    numbers = [size.value for size in (*meta.sizes, *meta.strides, meta.offset)]
-    if not all(isinstance(number, int) and number < INT64 for number in numbers):
+    if not all(isinstance(size.value, int) for size in (*meta.sizes, *meta.strides, meta.offset)):
         raise cursor.refused("field_invalid", "A stored tensor has numbers for sizes.")
     item, shape = ITEM_BYTES[meta.dtype], meta.shape
     if nbytes % item:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
@@ -121,6 +122,10 @@ def _tars(evil: bytes) -> Iterator[Attack]:
     yield attack("fine", REBUILT, whole)
     yield attack("gzip", REBUILT, gzip.compress(whole, mtime=0))
     yield attack("xz", REBUILT, lzma.compress(whole))
+    yield attack("bz2", REBUILT, bz2.compress(whole))
+    yield attack("bomb-bz2", "archive_ratio", bz2.compress(tarred([("1.png", bytes(20 << 20))])))
+    yield attack("below-dot", REBUILT, tarred([("./1.png", png()), (".", b"")], type=b"5"))
+    yield attack("dot-dot", "archive_path", tarred([("./../1.png", png())]))
     yield attack("pax", REBUILT, tarred([("\u00e4" * 80 + ".png", png())], format=tarfile.PAX_FORMAT))
     yield attack("long-name", REBUILT, tarred([("a" * 120 + "/1.png", png())]))
     for name, kind in (("symlink", b"2"), ("hardlink", b"1"), ("device", b"3"), ("fifo", b"6"), ("sparse", b"S")):

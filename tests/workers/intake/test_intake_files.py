@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 from pathlib import Path
 
 import corpus_others
@@ -173,6 +174,13 @@ def test_the_door_rebuilds_what_it_is_asked_for(tiny: Path, tmp_path: Path) -> N
         vet(tmp_path / "nowhere", tmp_path / "out", kind="model")
     assert refused.value.code == "file_unreadable"
     assert refused.value.kind == "user"
+
+
+def test_a_refusal_crosses_processes() -> None:
+    refused = Refused("name_invalid", "It is none.", entry="x[3]", hint="Do so.")
+    again = pickle.loads(pickle.dumps(refused))
+    assert (again.code, again.message, again.entry, again.hint) == ("name_invalid", "It is none.", "x[3]", "Do so.")
+    assert str(again) == str(refused) == "[name_invalid] x[3]: It is none. Do so."
 
 
 def test_a_code_that_nobody_wrote_down_is_an_error() -> None:
