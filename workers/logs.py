@@ -18,6 +18,6 @@ def set_up_logs(*, as_json: bool | None = None) -> None:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(),
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
+        # Looked up at every line: whoever replaces the stream, as tests do, is heeded.
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )
