@@ -18,7 +18,7 @@ from aslconvert.workers.jobs import Claim, JobStore, Progress
 from aslconvert.workers.metrics import STAGE_SECONDS
 from aslconvert.workers.policy import Outcome, SupervisorSettings
 from aslconvert.workers.results import Taken, take
-from aslconvert.workers.sandbox.child import DONE, ENGINE_BROKE, JOB_FAILED
+from aslconvert.workers.sandbox.child import DONE, NO_FOLDER
 from aslconvert.workers.sandbox.launch import BadEvent, Event, Sandbox, Spec
 from aslconvert.workers.storage import Blobs
 
@@ -227,8 +227,10 @@ class Attempt:
         if self._why == "time_limit":
             told = f"The job took longer than {self._settings.time_limit:.0f} s."
             return self._ended_by(problem("time_limit", told, kind="user", hint="Give it a smaller budget."))
-        if status in (JOB_FAILED, ENGINE_BROKE) and self._failure is not None:
+        if self._failure is not None:
             return self._ended_by(_problem_told(self._failure.data))
+        if status == NO_FOLDER:
+            return self._ended_by(problem("disk_full", "The worker's disk is full.", kind="infrastructure"))
         if status == -signal.SIGKILL:
             told = "The job's process was killed from outside, as the kernel does where memory runs out."
             return self._ended_by(problem("engine_killed", told, kind="infrastructure"))

@@ -118,6 +118,12 @@ class Context:
     def _refused(self) -> Path:
         return self.folder / "refused.txt"
 
+    @property
+    def in_order(self) -> bool:
+        """Whether our plans, once they were sought, are meant for an ONNX runtime."""
+        path = self.folder / "plans.json"
+        return path.is_file() and any(record["in_order"] for record in json.loads(path.read_text()))
+
     def _uniform(self) -> list[Planned]:
         chosen = {site.name: site for site in spatial_sites(self.subject.sites)}
         return [

@@ -120,6 +120,7 @@ def _make(method: str, context: Context, tell: Tell) -> Iterable[Made]:
             max_steps=context.settings.steps,
             seed=context.options.seed,
             checkpoint=_checkpoint(context, method, point),
+            keep_window=context.in_order,
             clock=time.process_time if context.settings.processor_time else time.monotonic,
         )
         tell(

@@ -47,6 +47,7 @@ def heal(
     on_note: Callable[[str], None] | None = None,
     max_steps: int | None = None,
     rate_scale: float | None = None,
+    keep_window: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Healing:
     """Train every parameter of ``gm`` in place towards the pool's teacher outputs, for at most ``seconds``.
@@ -60,8 +61,11 @@ def heal(
     inference-mode batch norms (or none): only weights, biases and shifts move. With ``checkpoint`` the state is written
     there every few seconds and when the run is interrupted, and an existing one is continued; ``on_step`` gets (seconds
     used, seconds allowed, loss). ``max_steps`` ends the schedule by steps instead: then the result is repeatable, bit
-    by bit on the CPU, through any number of interruptions. What the clock decides is not. ``clock`` gives the seconds
-    that are counted: ``time.process_time`` makes healings comparable that share their cores with others.
+    by bit on the CPU, through any number of interruptions. What the clock decides is not.
+
+    ``keep_window`` holds every shift between the whole pixels that its layer's shifts span at the start: lowered, a
+    layer is a kernel as wide as what they span. ``clock`` gives the seconds that are counted: ``time.process_time``
+    makes healings comparable that share their cores with others.
 
     Raises:
         KeyboardInterrupt: passed on after the checkpoint was written.
@@ -80,6 +84,7 @@ def heal(
         fixed_batch=fixed_batch,
         max_steps=max_steps,
         rate_scale=rate_scale,
+        keep_window=keep_window,
         on_note=on_note,
     )
     loop.resume(checkpoint)

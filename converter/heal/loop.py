@@ -55,6 +55,7 @@ class Loop:
         fixed_batch: int | None,
         max_steps: int | None,
         rate_scale: float | None,
+        keep_window: bool,
         on_note: Callable[[str], None] | None,
     ) -> None:
         self.processes = Processes(gm)
@@ -65,13 +66,17 @@ class Loop:
         self._fixed = fixed_batch
         self._batch = batch or BATCH if fixed_batch is None else fixed_batch * self.processes.count
         self._held_out = HeldOut(pool, seed=seed, multiple=fixed_batch)
-        optimisers, self._shift_gradients = build_optimisers(gm, shift_names(gm))
+        shifts = shift_names(gm)
+        self._windows = [_window(p) for name, p in gm.named_parameters() if name in shifts] if keep_window else []
+        optimisers, self._shift_gradients = build_optimisers(gm, shifts)
         self._base_rates = base_rates(optimisers)
         self._rate_scale = rate_scale
         average = Average({name: p for name, p in gm.named_parameters() if p.requires_grad})
         setting: dict[str, Any] = {
             "seed": seed, "batch": self._batch, "samples": len(pool), "max_steps": max_steps, "rate": rate_scale,
         }  # fmt: skip
+        if keep_window:
+            setting["keep_window"] = True
         if pool.task is not None:
             setting["task"] = [pool.task.task, pool.task.weight]
         self.run = Run(gm, optimisers, average, setting, pieces=1 if fixed_batch else pieces)
@@ -134,6 +139,9 @@ class Loop:
         self.whole = False
         for optimiser in self._optimisers:
             optimiser.step()
+        with torch.no_grad():
+            for shift, low, high in self._windows:
+                shift.clamp_(low, high)
         run.record(self.processes.mean(loss))
         run.average.update(run.step)
         self.whole = True
@@ -170,6 +178,12 @@ class Loop:
                 self.processes.backward(loss)
             total += float(loss.detach())
         return total
+
+
+def _window(shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A parameter [K, D] and the whole pixels [D] between which its rows lie."""
+    values = shift.detach()
+    return shift, values.min(dim=0).values.floor(), values.max(dim=0).values.ceil()
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -156,6 +156,7 @@ class Workshop:
             max_steps=steps,
             seed=self._options.seed,
             batch=self._options.heal_batch,
+            keep_window=planned.in_order,
             pieces=self._options.accumulate,
             fixed_batch=self._subject.fixed_batch,
             on_note=lambda told: self._progress.note(f"{planned.id}: {told}"),

@@ -60,6 +60,10 @@ class Redis:
         wait_for(answers)
         client.close()
 
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
     def kill(self) -> None:
         if self.process is not None:
             self.process.kill()

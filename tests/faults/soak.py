@@ -16,11 +16,12 @@ import random
 import signal
 import sqlite3
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -35,6 +36,7 @@ STEPS = 60
 PAUSE = 0.03
 PATIENCE = 90.0
 FLUSHED = 0.7
+DISK_MIB = 64
 
 
 @dataclass
@@ -113,6 +115,19 @@ def freeze_worker(at: Cluster, jobs: Sequence[Job]) -> None:
     process.send_signal(signal.SIGCONT)
 
 
+def fill_disk(at: Cluster, jobs: Sequence[Job]) -> None:
+    """No space for the database, blobs, jobs and Redis alike, for a moment."""
+    ballast = at.place / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 16))
+    time.sleep(random.uniform(1, 2))
+    ballast.unlink()
+    if not at.redis.alive:
+        # It ends rather than forget what it has acknowledged; whoever runs it starts it again.
+        at.redis.start()
+
+
 def cancel(at: Cluster, jobs: Sequence[Job]) -> None:
     at.store.request_cancel(jobs[0].id)
 
@@ -125,8 +140,12 @@ FAULTS: dict[str, Callable[[Cluster, Sequence[Job]], None]] = {
     "one id to two workers": same_id_twice,
     "database locked": lock_database,
     "a worker frozen past its lease": freeze_worker,
+    "disk full": fill_disk,
     "cancel": cancel,
 }
+if os.geteuid() != 0:
+    # A disk small enough to be filled is mounted, which root alone may.
+    del FAULTS["disk full"]
 
 
 def one_run(at: Cluster, fault: str, tally: Tally) -> None:
@@ -186,11 +205,24 @@ def _judge(at: Cluster, job_id: str, state: str | None, tally: Tally, *, cancell
         print(f"{job_id}: {job.state}, {job.problem}", file=sys.stderr)
 
 
+@contextlib.contextmanager
+def small_disk(place: Path) -> Iterator[None]:
+    """A file system of its own at ``place``, where that may be made."""
+    if os.geteuid() != 0:
+        yield
+        return
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "none", str(place)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
 def soak(runs: int, *, seed: int, place: Path) -> Tally:
     """``runs`` faults, each kind in turn, at moments that ``seed`` draws."""
     random.seed(seed)
     tally = Tally()
-    with cluster(place) as at:
+    with small_disk(place), cluster(place) as at:
         for number in range(runs):
             fault = list(FAULTS)[number % len(FAULTS)]
             one_run(at, fault, tally)

@@ -6,6 +6,8 @@ is a KeyboardInterrupt to the engine, which then leaves a state to go on from.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
 import json
 import os
@@ -13,19 +15,21 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from aslconvert.workers.sandbox.confine import confine, die_with_parent
 from aslconvert.workers.sandbox.limits import Limits
 
-DONE, JOB_FAILED, ENGINE_BROKE, INTERRUPTED = 0, 10, 11, 12
+DONE, JOB_FAILED, ENGINE_BROKE, INTERRUPTED, NO_FOLDER = 0, 10, 11, 12, 13
 """Exit statuses: a result was written; the job has an error that was told; the engine itself went wrong, as told; it
-was asked to stop, and its state is left in the folder."""
+was asked to stop, and its state is left in the folder; the disk was full before it could begin."""
 
 MOST_TEXT = 2000
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def main(given: list[str]) -> int:
@@ -56,30 +60,38 @@ def _work(spec: dict[str, Any], folder: Path, tell: Callable[..., None]) -> int:
     try:
         work = getattr(importlib.import_module(module), function)
         result = work(kind=spec["kind"], payload=spec["payload"], folder=folder, tell=tell)
+        # What comes too late to be heeded must not spoil a result that is there.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        written = folder / "result.json.new"
+        written.write_text(json.dumps(result), encoding="utf-8")
+        written.rename(folder / "result.json")
     except KeyboardInterrupt:
         return INTERRUPTED
-    except MemoryError:
-        tell("failed", error_kind="infrastructure", code="out_of_memory", message="Memory ran out.", hint="")
-        return JOB_FAILED
     except Exception as error:  # noqa: BLE001  nothing may leave the sandbox but a told error
-        known = getattr(error, "kind", None)
+        kind, code, message = _classified(error)
         tell(
             "failed",
-            error_kind=known or "internal",
-            code=getattr(error, "code", "engine_error"),
-            message=str(getattr(error, "message", f"{type(error).__name__}: {error}"))[:MOST_TEXT],
+            error_kind=kind,
+            code=code,
+            message=message[:MOST_TEXT],
             hint=str(getattr(error, "hint", ""))[:MOST_TEXT],
         )
-        if known is None:
-            sys.excepthook(*sys.exc_info())
-        return ENGINE_BROKE if known is None else JOB_FAILED
-    # What comes too late to be heeded must not spoil a result that is there.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    written = folder / "result.json.new"
-    written.write_text(json.dumps(result), encoding="utf-8")
-    written.rename(folder / "result.json")
+        if kind == "internal":
+            traceback.print_exception(error)
+        return ENGINE_BROKE if kind == "internal" else JOB_FAILED
     tell("finished")
     return DONE
+
+
+def _classified(error: Exception) -> tuple[str, str, str]:
+    """Kind, code and message; errors of the engine and of the intake have their own."""
+    if isinstance(error, MemoryError):
+        return "infrastructure", "out_of_memory", "Memory ran out."
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return "infrastructure", "disk_full", "The worker's disk is full."
+    kind = str(getattr(error, "kind", "internal"))
+    message = str(getattr(error, "message", f"{type(error).__name__}: {error}"))
+    return kind, str(getattr(error, "code", "engine_error")), message
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -88,5 +100,17 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _exit(status: int) -> NoReturn:
+    """End with this status, whatever can no longer be written to the log."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        _exit(main(sys.argv[1:]))
+    except OSError as error:
+        # Before there is anybody to tell: the folder cannot be used.
+        _exit(NO_FOLDER if error.errno in _FULL else ENGINE_BROKE)

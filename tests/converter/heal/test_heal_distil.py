@@ -174,3 +174,25 @@ def test_tied_sites_stay_tied(pool: Pool) -> None:
     steps(healed, own, 20)
     assert len(shift_names(healed)) == 1
     assert distance(healed, own) < start
+
+
+def test_shifts_stay_in_the_window_of_the_fit_where_that_is_asked(
+    student: Callable[[], fx.GraphModule], pool: Pool
+) -> None:
+    reached = {}
+    for keep in (False, True):
+        gm = student()
+        before = {name: p.detach().clone() for name, p in gm.named_parameters() if name in shift_names(gm)}
+        with torch.no_grad():
+            for name, p in gm.named_parameters():
+                if name not in before:
+                    p.mul_(0.5)
+        steps(gm, pool, 60, rate_scale=1.0, keep_window=keep)
+        after = {name: p.detach() for name, p in gm.named_parameters() if name in before}
+        assert any(not torch.equal(after[name], before[name]) for name in before)
+        reached[keep] = all(
+            bool((after[name] >= before[name].min(0).values.floor()).all())
+            and bool((after[name] <= before[name].max(0).values.ceil()).all())
+            for name in before
+        )
+    assert reached == {False: False, True: True}
