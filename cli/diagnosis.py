@@ -12,6 +12,7 @@ import torch
 from aslconvert import kernels
 from aslconvert.converter.cost.device import DeviceProfile, device_profile
 from aslconvert.converter.cost.runtimes import available_runtimes
+from aslconvert.workers.sandbox.check import granted
 
 _SHOWN = ("aslconvert", "torch", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy", "scipy", "accelerate")
 
@@ -36,12 +37,14 @@ class Diagnosis:
     device: DeviceProfile
     runtimes: dict[str, str | None]
     cuda: dict[str, object]
+    sandbox: dict[str, object]
     missing: tuple[Missing, ...]
 
 
 def diagnose() -> Diagnosis:
     """Look over this installation and machine."""
     runtimes = {**available_runtimes()}
+    sandbox = dict(granted())
     return Diagnosis(
         python=platform.python_version(),
         versions={name: _version(name) for name in _SHOWN},
@@ -50,7 +53,8 @@ def diagnose() -> Diagnosis:
         device=device_profile(),
         runtimes=runtimes,
         cuda=_cuda(),
-        missing=_missing(runtimes),
+        sandbox=sandbox,
+        missing=(*_missing(runtimes), *_not_granted(sandbox)),
     )
 
 
@@ -76,6 +80,20 @@ def _missing(runtimes: dict[str, str | None]) -> tuple[Missing, ...]:
             Missing(what="ONNX Runtime", cost=f"{reason}; .onnx files cannot be proved.", how="pip install onnxruntime")
         )
     return tuple(found)
+
+
+def _not_granted(sandbox: dict[str, object]) -> tuple[Missing, ...]:
+    if sandbox.get("whole"):
+        return ()
+    reasons = sandbox.get("missing")
+    told = "; ".join(f"{what}: {why}" for what, why in reasons.items()) if isinstance(reasons, dict) else ""
+    return (
+        Missing(
+            what="the whole sandbox of workers",
+            cost=f"Jobs of strangers are held by less than docs/adr/0013-sandbox.md says ({told or 'none starts'}).",
+            how="Run workers on Linux 5.13 or later, where Landlock, seccomp and namespaces of users are allowed.",
+        ),
+    )
 
 
 def _cuda() -> dict[str, object]:

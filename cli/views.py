@@ -34,6 +34,11 @@ def show_diagnosis(diagnosis: Diagnosis, console: Console) -> None:
         markup=False,
     )
     cuda = diagnosis.cuda
+    held = diagnosis.sandbox
+    means = ", ".join(
+        f"{what} by {held[what]}" for what in ("files", "network", "calls", "processes") if held.get(what)
+    )
+    console.print(f"  sandbox of workers: {means or 'none'}", markup=False)
     console.print(f"  CUDA: {cuda['devices'] if cuda['available'] else 'not available'}", markup=False)
     console.print("runtimes", style="bold")
     for name, reason in diagnosis.runtimes.items():
