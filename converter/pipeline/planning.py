@@ -89,7 +89,8 @@ def make_plans(
 ) -> list[Planned]:
     """Plans along the frontier, each checked by timing a stand-in of it against the original in ``runtime``.
 
-    ``original_ms`` is the original's median there. ``aims``: these speed-ups alone, instead of what the options wish.
+    ``original_ms`` is the original's median there. ``aims``: these speed-ups alone, instead of what the options
+    wish, or the fastest plan where none is in reach.
 
     Raises:
         TargetNotReached: ``does_not_pay``, when no plan is faster than the original; ``limits_not_reached``, when none
@@ -108,7 +109,9 @@ def make_plans(
         if planned is not None and all(planned.plan != other.plan for other in plans):
             plans.append(planned)
         progress.update(number + 1, len(wanted), "plans")
-    if aims is None or not plans:
+    if aims is not None:
+        plans = plans or [quickest]
+    else:
         if len(plans) < LEAST_VARIANTS and all(quickest.plan != other.plan for other in plans):
             plans.append(quickest)
         plans += search.more(LEAST_VARIANTS - len(plans), besides=plans, seed=options.seed)

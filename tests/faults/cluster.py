@@ -100,8 +100,9 @@ class Cluster:
         command = [
             sys.executable, "-m", "aslconvert.cli.main", "worker", "--folder", str(self.place),
             "--database-url", self.url, "--storage", str(self.place / "blobs"), "--redis", self.redis.url,
-            "--lease", str(LEASE), "--engine", self.engine, "--name", f"{name}-{self.started}",
+            "--lease", str(LEASE), "--name", f"{name}-{self.started}",
         ]  # fmt: skip
+        command += ["--engine", self.engine] if self.engine else []
         environment = {**os.environ, "PYTHONPATH": str(ENGINES)}
         self.workers[name] = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         log.close()

@@ -57,6 +57,15 @@ class Tally:
         """Whether nothing went wrong."""
         return not (self.lost or self.duplicated or self.wrong or self.unusable_checkpoints or self.cancelled_late)
 
+    def plus(self, other: Tally) -> Tally:
+        """Both together."""
+        added = Tally(
+            faults=Counter(self.faults) + Counter(other.faults), recovery_s=self.recovery_s + other.recovery_s
+        )
+        for name in ("runs", "lost", "duplicated", "wrong", "unusable_checkpoints", "cancelled_late"):
+            setattr(added, name, getattr(self, name) + getattr(other, name))
+        return added
+
     def to_json(self) -> dict[str, object]:
         """As soak.json has it."""
         times = sorted(self.recovery_s)
@@ -239,11 +248,18 @@ def main() -> int:
     """Prints and writes the tally; 1 where anything went wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--real", type=int, default=0, help="real conversions besides, each hit once")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out/soak/soak.json"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="aslconvert-soak-") as folder:
         tally = soak(options.runs, seed=options.seed, place=Path(folder))
+    if options.real:
+        # With torch, which jobs that only count do without.
+        from real import conversions
+
+        with tempfile.TemporaryDirectory(prefix="aslconvert-soak-") as folder:
+            tally = tally.plus(conversions(options.real, seed=options.seed, place=Path(folder)))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(tally.to_json(), indent=1) + "\n")
     print(json.dumps(tally.to_json(), indent=1))
