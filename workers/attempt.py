@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -31,6 +30,16 @@ MOST_EVENTS = 500
 
 MOST_TOLD = 10_000
 """Events of an attempt, progress aside; an engine that tells more than that is not ours."""
+
+
+MOST_UNITS = 2**53
+"""Of progress: what a database and a browser can count."""
+
+CHUNK = 1 << 20
+
+
+class _Stopped(Exception):
+    """The job is to end before its process has begun."""
 
 
 class Attempt:
@@ -60,6 +69,7 @@ class Attempt:
         """What ended the process before its time: cancelled, stopping or time_limit."""
 
     def run(self) -> Outcome:
+        status = None
         try:
             spec = self._prepared()
             with Sandbox(spec) as sandbox:
@@ -68,6 +78,8 @@ class Attempt:
             self._tell()
         except LeaseLost:
             raise
+        except _Stopped:
+            return self._concluded(status)
         except WorkersError as error:
             return self._ended_by(problem_of(error))
         except OSError as error:
@@ -115,7 +127,12 @@ class Attempt:
 
     def _fetch(self, digest: str, path: Path) -> None:
         with self._blobs.store.open(digest) as source, path.open("wb") as target:
-            shutil.copyfileobj(source, target, 1 << 20)
+            while chunk := source.read(CHUNK):
+                target.write(chunk)
+                # A data set takes its time, and whoever cancels does not wait for it.
+                self._why = self._reason_to_stop(0.0)
+                if self._why:
+                    raise _Stopped
 
     def _follow(self, sandbox: Sandbox) -> None:
         """Pass on what the process tells until it ends, or end it."""
@@ -125,13 +142,12 @@ class Attempt:
         while True:
             self._listen(sandbox)
             now = time.monotonic()
-            if self._heart.lost:
-                raise LeaseLost(self._claim.job_id, self._claim.token)
+            why = self._reason_to_stop(now - started)
             self._tell()
             if not sandbox.running:
                 self._listen(sandbox)
                 return
-            if not self._why and (why := self._reason_to_stop(now - started)):
+            if why and not self._why:
                 self._why = why
                 deadline = now + (settings.cancel_grace if why == "cancelled" else settings.grace)
                 sandbox.stop()
@@ -150,10 +166,16 @@ class Attempt:
         for event in sandbox.events(seconds=self._settings.flush):
             self._waiting.append(event)
             self._heard += event.kind != "progress"
+            if event.kind == "failed":
+                self._failure = event
+            elif event.kind == "stage":
+                self._next_stage(str(event.data.get("stage", "")))
             if self._heard > MOST_TOLD or len(self._waiting) > MOST_TOLD:
                 raise BadEvent(f"more than {MOST_TOLD} events")
 
     def _reason_to_stop(self, seconds: float) -> str:
+        if self._heart.lost:
+            raise LeaseLost(self._claim.job_id, self._claim.token)
         if self._heart.cancelled:
             return "cancelled"
         if self._stopping():
@@ -166,13 +188,10 @@ class Attempt:
         for event in self._waiting:
             if event.kind == "stage":
                 stage, progress = str(event.data.get("stage", "")), None
-                self._next_stage(stage)
             elif event.kind == "progress":
                 progress = _progress(event)
                 told += [(event.kind, event.data)] if len(event.data) > 3 else []
-            elif event.kind == "failed":
-                self._failure = event
-            else:
+            elif event.kind != "failed":
                 told.append((event.kind, event.data))
         # Figures beside the progress, such as a loss, are of interest as they were last.
         figures = [data for kind, data in told if kind == "progress"][-1:]
@@ -287,8 +306,9 @@ class Attempt:
 
 
 def _progress(event: Event) -> Progress | None:
-    done, total = event.data.get("done"), event.data.get("total")
-    if not isinstance(done, int | float) or not isinstance(total, int | float):
+    done: Any = event.data.get("done")
+    total: Any = event.data.get("total")
+    if not all(isinstance(value, int | float) and abs(value) < MOST_UNITS for value in (done, total)):
         return None
     return Progress(int(done), int(total), str(event.data.get("unit", "")))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +18,11 @@ TELL_SECONDS = 0.25
 
 NO_OPTION = frozenset({"device", "resume", "dry_run", "plan", "dump_passes", "cache"})
 """Options of a conversion that a job cannot set: paths, and what the worker decides."""
+
+NOT_RESUMABLE = frozenset(
+    {"bad_checkpoint", "damaged_checkpoint", "damaged_state", "nothing_to_resume", "resume_mismatch"}
+)
+"""Errors of a state that an earlier attempt left."""
 
 
 def run(*, kind: str, payload: Mapping[str, Any], folder: Path, tell: Tell) -> dict[str, Any]:
@@ -89,14 +95,23 @@ class _Told:
 
 
 def _convert(model: str, data: Path | None, options: Any, out: Path, told: _Told) -> dict[str, Any]:
-    from aslconvert.converter.errors import TargetNotReached, UsageError
+    from aslconvert.converter.errors import AslconvertError, TargetNotReached, UsageError
     from aslconvert.converter.pipeline.convert import convert
 
     if data is None:
         raise UsageError("needs_data", "A conversion needs data.", hint="Name a data set.")
     missed = None
     try:
-        convert(model, data=str(data), out=out, options=options, progress=told)
+        try:
+            convert(model, data=str(data), out=out, options=options, progress=told)
+        except AslconvertError as error:
+            if not options.resume or error.code not in NOT_RESUMABLE:
+                raise
+            # The state is of another version, or was damaged: what it would have saved is only time.
+            told.note(f"It starts over, as its state cannot be gone on from: {error.message}")
+            shutil.rmtree(out)
+            again = dataclasses.replace(options, resume=False)
+            convert(model, data=str(data), out=out, options=again, progress=told)
     except TargetNotReached as error:
         # The best that was found is a result as well, with a reason why it is not what was asked for.
         if not (out / "report.json").is_file():

@@ -88,6 +88,9 @@ class Worker:
             # Nothing can be stored now: the lease runs out, and whoever reaps it goes on.
             self._log.error("attempt abandoned", job=claim.job_id, code=error.code)
             return Outcome.LOST
+        except Exception:  # noqa: BLE001  a defect costs one attempt, of a few, and not the worker
+            self._log.exception("attempt abandoned", job=claim.job_id)
+            return Outcome.LOST
 
     def claim_id(self, job_id: str) -> Claim | None:
         """The job of a message, unless it is held or done already."""

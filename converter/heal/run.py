@@ -105,8 +105,11 @@ class Run:
                 optimiser.load_state_dict(saved)
             self.average.load(record["average"])
             self.best = dict(record["best"])
+            pieces = self.pieces
             for counter in COUNTERS:
                 setattr(self, counter, record["counters"][counter])
+            # Whoever resumes with more pieces than before has less memory.
+            self.pieces = max(pieces, self.pieces)
             torch.set_rng_state(record["random"])
         except (KeyError, RuntimeError, ValueError) as error:
             raise InternalError("bad_checkpoint", f"The checkpoint {name} does not fit its variant.") from error

@@ -335,6 +335,8 @@ class _Conversion:
             artifacts=DEFAULT_ARTIFACTS,
             dump_passes=None,
             cache=True,
+            # In how many pieces a step is computed makes no other step.
+            accumulate=1,
         )
         return hashlib.sha256(f"{self.subject.fingerprint}|{kept}".encode()).hexdigest()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import selectors
 import shutil
@@ -175,10 +176,25 @@ def parse_event(line: bytes) -> Event:
         BadEvent: it is none.
     """
     try:
-        record = json.loads(line)
+        record = json.loads(line, parse_constant=_finite, parse_float=_finite)
         kind, data, at = record["kind"], record["data"], float(record["at"])
+        if not isinstance(kind, str) or not isinstance(data, dict):
+            raise TypeError("a kind is a text, data is an object")
+        return Event(kind, _storable(data), at)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadEvent(f"no event: {line[:100]!r}") from error
-    if not isinstance(kind, str) or not isinstance(data, dict):
-        raise BadEvent(f"no event: {line[:100]!r}")
-    return Event(kind, data, at)
+
+
+def _finite(text: str) -> float | None:
+    """Nothing for what JSON has no number for, such as a loss that is NaN."""
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+def _storable(value: Any) -> Any:
+    """Without the characters that no database takes: NUL, and halves of pairs."""
+    if isinstance(value, str):
+        return value.replace("\0", "").encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {_storable(key): _storable(item) for key, item in value.items()}
+    return [_storable(item) for item in value] if isinstance(value, list) else value

@@ -137,6 +137,11 @@ def test_babble_is_no_event(folder: Path) -> None:
     assert parse_event(b'{"kind": "stage", "data": {"a": 1}, "at": 2}') == Event("stage", {"a": 1}, 2.0)
 
 
+def test_what_no_database_takes_is_left_out_of_events() -> None:
+    line = rb'{"kind": "figures", "data": {"loss": NaN, "x": [1e999, "a\u0000b\ud800"], "y": 1.5}, "at": 2}'
+    assert parse_event(line).data == {"loss": None, "x": [None, "ab?"], "y": 1.5}
+
+
 def test_the_parent_needs_no_torch() -> None:
     names = "aslconvert.workers.sandbox.launch, aslconvert.workers.sandbox.child"
     code = f"import sys, {names}; sys.exit('torch' in sys.modules)"
