@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from aslconvert.converter.data.dataset import Subset
+from aslconvert.converter.data.metrics import METRICS
 from aslconvert.converter.export.write import write_program
 from aslconvert.converter.fit.importance import output_importance
 from aslconvert.converter.heal.pool import Pool
@@ -168,6 +169,6 @@ def open_context(task: Task, settings: Settings, *, seed: int, folder: Path) -> 
         options=options,
         subject=subject,
         batches=subject.calibration(options),
-        pool=healing_pool(subject, options, metric=None, progress=SilentProgress()),
+        pool=healing_pool(subject, options, metric=METRICS.get(task.metric), progress=SilentProgress()),
         folder=folder,
     )

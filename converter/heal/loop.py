@@ -77,6 +77,8 @@ class Loop:
         }  # fmt: skip
         if keep_window:
             setting["keep_window"] = True
+        if pool.pixels_are_classes:
+            setting["pixels_are_classes"] = True
         if pool.task is not None:
             setting["task"] = [pool.task.task, pool.task.weight]
         self.run = Run(gm, optimisers, average, setting, pieces=1 if fixed_batch else pieces)

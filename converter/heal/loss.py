@@ -33,17 +33,26 @@ def task_loss(output: Tensor, wanted: Tensor, *, task: Task) -> Tensor:
 
 
 def distillation_loss(
-    student: Sequence[Tensor], teacher: Sequence[Tensor], *, scales: Sequence[Tensor] | None = None
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    *,
+    scales: Sequence[Tensor] | None = None,
+    pixels_are_classes: bool = False,
 ) -> Tensor:
-    """Mean over the float outputs of: KL divergence for class scores [N, C], else relative L1 error.
+    """Mean over the float outputs of the relative L1 error, and for class scores of the KL divergence besides.
 
     Relative to the teacher's mean magnitude, so that outputs of any scale weigh the same; ``scales`` gives it for each
-    output where ``teacher`` is a part of a batch, so that the parts' losses average to that of the whole.
+    output where ``teacher`` is a part of a batch, so that the parts' losses average to that of the whole. Outputs
+    [N, C] are taken for class scores; ``pixels_are_classes`` says that the first output [N, C, ...] is such too, a
+    class for every pixel: then a pixel on an outline, where scores are close, weighs more than its scores' size.
     """
     if not student:
         raise ValueError("the model has no floating-point output to distil")
     scales = [magnitude(t) for t in teacher] if scales is None else scales
-    terms = [_term(s, t, scale) for s, t, scale in zip(student, teacher, scales, strict=True)]
+    terms = [
+        _term(s, t, scale, classes=t.dim() == 2 or (pixels_are_classes and number == 0 and t.dim() > 2))
+        for number, (s, t, scale) in enumerate(zip(student, teacher, scales, strict=True))
+    ]
     return torch.stack(terms).mean()
 
 
@@ -52,15 +61,15 @@ def magnitude(teacher: Tensor) -> Tensor:
     return teacher.abs().mean().clamp_min(1e-8)
 
 
-def _term(student: Tensor, teacher: Tensor, scale: Tensor) -> Tensor:
+def _term(student: Tensor, teacher: Tensor, scale: Tensor, *, classes: bool) -> Tensor:
     error = (student - teacher).abs().mean() / scale
-    if teacher.dim() == 2 and teacher.shape[1] > 1:
+    if classes and teacher.shape[1] > 1:
         divergence = functional.kl_div(
             functional.log_softmax(student / TEMPERATURE, dim=1),
             functional.log_softmax(teacher / TEMPERATURE, dim=1),
-            reduction="batchmean",
+            reduction="sum",
             log_target=True,
-        )
+        ) / (teacher.numel() // teacher.shape[1])
         # The scores' own error keeps the gradient alive once the soft classes agree.
         return divergence * TEMPERATURE**2 + error
     return error

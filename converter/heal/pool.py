@@ -33,11 +33,15 @@ class TaskTerm:
 
 @dataclass(frozen=True)
 class Pool:
-    """``inputs``: the model's input tensors [N, ...]; ``outputs``: the original's float outputs [N, ...]."""
+    """``inputs``: the model's input tensors [N, ...]; ``outputs``: the original's float outputs [N, ...].
+
+    ``pixels_are_classes``: as of ``distillation_loss``.
+    """
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     task: TaskTerm | None = None
+    pixels_are_classes: bool = False
 
     def loss(
         self,
@@ -50,7 +54,7 @@ class Pool:
         """What is lowered, of ``model`` on the samples ``index``; ``scales``: as of ``distillation_loss``."""
         student = [o for o in flatten(model(*(x[index].to(device) for x in self.inputs))) if o.is_floating_point()]
         teacher = [y[index].to(device) for y in self.outputs]
-        distance = distillation_loss(student, teacher, scales=scales)
+        distance = distillation_loss(student, teacher, scales=scales, pixels_are_classes=self.pixels_are_classes)
         if self.task is None:
             return distance
         own = task_loss(student[0], self.task.wanted[index].to(device), task=self.task.task)
@@ -112,6 +116,7 @@ def build_pool(
     *,
     batch: int | None = None,
     task: TaskTerm | None = None,
+    pixels_are_classes: bool = False,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Pool:
     """Run the original over ``inputs`` once and keep its float outputs.
@@ -136,7 +141,7 @@ def build_pool(
     if task is not None:
         task = replace(task, wanted=task.wanted[:total])
         METRICS[task.task].statistics(outputs[:1], (task.wanted,))
-    return Pool(inputs=inputs, outputs=outputs, task=task)
+    return Pool(inputs=inputs, outputs=outputs, task=task, pixels_are_classes=pixels_are_classes)
 
 
 def _cut(batch: Batch, crop: Crop, generator: torch.Generator) -> Batch:

@@ -22,7 +22,7 @@ LEAST_HEAL_SAMPLES = 256
 def healing_pool(subject: Subject, options: ConvertOptions, *, metric: Metric | None, progress: Progress) -> Pool:
     """Draw samples of the heal split and let the original answer them.
 
-    ``metric`` says which loss the data itself has, where the options ask for it.
+    ``metric`` says whether pixels have classes, and which loss the data itself has, where the options ask for it.
 
     Raises:
         UsageError: ``task_loss``, when the data or its metric has none; ``heal_crop``; ``data_shape``.
@@ -41,6 +41,7 @@ def healing_pool(subject: Subject, options: ConvertOptions, *, metric: Metric | 
         batch.inputs,
         batch=subject.fixed_batch,
         task=_task_term(batch, metric, options.task_loss) if options.task_loss else None,
+        pixels_are_classes=metric is METRICS["miou"],
         on_batch=lambda done, total: progress.update(done, total, "samples"),
     )
 

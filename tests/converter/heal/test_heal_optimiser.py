@@ -142,6 +142,19 @@ def test_images_weigh_the_same_at_any_scale() -> None:
     torch.testing.assert_close(distillation_loss([student, 9 * student], [teacher, 9 * teacher]), plain)
 
 
+def test_pixels_count_as_classes_where_that_is_said() -> None:
+    teacher = torch.zeros(1, 2, 1, 2)
+    teacher[0, 0] = torch.tensor([[9.0, 0.1]])
+    sure, close = teacher.clone(), teacher.clone()
+    sure[0, 0, 0, 0] -= 1
+    close[0, 0, 0, 1] -= 1
+    # By size alone both are as wrong; the second changes the class.
+    torch.testing.assert_close(distillation_loss([sure], [teacher]), distillation_loss([close], [teacher]))
+    told = [distillation_loss([one], [teacher], pixels_are_classes=True) for one in (teacher, sure, close)]
+    assert float(told[0]) == pytest.approx(0.0, abs=1e-6)
+    assert told[1] < 0.8 * told[2]
+
+
 def test_a_model_without_float_output_cannot_be_distilled() -> None:
     with pytest.raises(ValueError, match="no floating-point"):
         distillation_loss([], [])
