@@ -97,7 +97,8 @@ def folder_of(task: Task, settings: Settings, *, seed: int, work: Path) -> Path:
 
 def drop_checkpoints(folder: Path) -> None:
     """Remove what healing left, once its rows are written; plans stay for methods that are still to come."""
-    for path in folder.glob(f"*{CHECKPOINT}"):
+    # The one before the last as well.
+    for path in folder.glob(f"*{CHECKPOINT}*"):
         path.unlink()
 
 
