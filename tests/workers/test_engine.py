@@ -103,7 +103,7 @@ def test_what_is_wrong_with_a_job_is_told(supervisor: Supervisor, model: bytes, 
         archive.writestr("readme.md", "no image")
     _, job = run(supervisor, Kind.CONVERT, model, file.getvalue())
     assert job.problem is not None
-    assert (job.problem.code, job.problem.kind) == ("data_empty", "user")
+    assert (job.problem.code, job.problem.kind) == ("kind_unknown", "user")
     _, job = run(supervisor, Kind.CONVERT, model, None)
     assert job.problem is not None
     assert job.problem.code == "needs_data"
