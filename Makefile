@@ -55,7 +55,7 @@ zoo: setup
 	OMP_NUM_THREADS=1 PYTHONPATH=benchmarks $(BIN)/python -m zoo $(ZOO_FLAGS)
 
 soak: setup $(STAMPS)/services
-	$(BIN)/python tests/faults/soak.py --runs $(SOAK_RUNS)
+	$(BIN)/python tests/faults/soak.py --runs $(SOAK_RUNS) --real 6
 
 fuzz: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/kernels/fuzz.py --seconds $(FUZZ_SECONDS)

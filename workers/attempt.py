@@ -11,13 +11,23 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aslconvert.workers import checkpoints
-from aslconvert.workers.errors import InfrastructureError, LeaseLost, Problem, WorkersError, problem, problem_of
+from aslconvert.workers.errors import (
+    BlobNotFound,
+    DamagedBlob,
+    InfrastructureError,
+    LeaseLost,
+    Problem,
+    WorkersError,
+    problem,
+    problem_of,
+)
 from aslconvert.workers.heart import Heart
-from aslconvert.workers.jobs import Claim, JobStore, Progress
+from aslconvert.workers.jobs import Claim, JobStore, Progress, State
 from aslconvert.workers.metrics import STAGE_SECONDS
+from aslconvert.workers.plain import remove_tree
 from aslconvert.workers.policy import Outcome, SupervisorSettings
 from aslconvert.workers.results import Taken, take
-from aslconvert.workers.sandbox.child import DONE, NO_FOLDER
+from aslconvert.workers.sandbox.child import DONE, INTERRUPTED, NO_FOLDER
 from aslconvert.workers.sandbox.launch import BadEvent, Event, Sandbox, Spec
 from aslconvert.workers.storage import Blobs
 
@@ -36,6 +46,10 @@ MOST_UNITS = 2**53
 """Of progress: what a database and a browser can count."""
 
 CHUNK = 1 << 20
+
+
+_OUTCOMES = {State.FAILED: Outcome.FAILED, State.CANCELLED: Outcome.CANCELLED}
+"""What became of a job whose attempt was to be tried again, where that is not the queue."""
 
 
 class _Stopped(Exception):
@@ -58,7 +72,10 @@ class Attempt:
     ) -> None:
         self._store, self._blobs, self._settings = store, blobs, settings
         self._claim, self._heart, self._workspace, self._stopping = claim, heart, workspace, stopping
-        self._out = workspace / "out"
+        # The job may write to its own folder alone: what the worker packs or describes must lie beside it.
+        self._folder = workspace / "job"
+        self._out = self._folder / "out"
+        self._packed = workspace / "state.tar"
         self._waiting: list[Event] = []
         self._heard = 0
         self._failure: Event | None = None
@@ -69,61 +86,72 @@ class Attempt:
         """What ended the process before its time: cancelled, stopping or time_limit."""
 
     def run(self) -> Outcome:
-        status = None
+        """See it through.
+
+        Raises:
+            LeaseLost: somebody else may hold the job.
+        """
         try:
+            return self._run()
+        except LeaseLost:
+            raise
+        except WorkersError as error:
+            return self._ended_by(problem_of(error))
+        except BadEvent as error:
+            return self._ended_by(problem("bad_event", f"The engine sent {error}.", kind="internal"))
+        except OSError as error:
+            told = f"The worker's folder cannot be used: {error.strerror}."
+            return self._ended_by(problem("workspace_unusable", told, kind="infrastructure"))
+        except Exception as error:  # noqa: BLE001  a defect of ours fails one job, and says so
+            return self._ended_by(problem_of(error))
+
+    def _run(self) -> Outcome:
+        status = None
+        with contextlib.suppress(_Stopped):
             spec = self._prepared()
             with Sandbox(spec) as sandbox:
                 self._follow(sandbox)
                 status = sandbox.wait(seconds=self._settings.grace)
             self._tell()
-        except LeaseLost:
-            raise
-        except _Stopped:
-            return self._concluded(status)
-        except WorkersError as error:
-            return self._ended_by(problem_of(error))
-        except OSError as error:
-            return self._ended_by(
-                problem(
-                    "workspace_unusable",
-                    f"The worker's folder cannot be used: {error.strerror}.",
-                    kind="infrastructure",
-                )
-            )
-        except BadEvent as error:
-            return self._ended_by(problem("bad_event", f"The engine sent {error}.", kind="internal"))
         return self._concluded(status)
 
     def _prepared(self) -> Spec:
         """Fetch the job's files and the state of an earlier attempt."""
         payload = dict(self._claim.job.payload)
-        inputs = self._workspace / "in"
+        inputs = self._folder / "in"
         inputs.mkdir(parents=True)
         for name in ("model", "data"):
             if payload.get(name):
                 self._fetch(str(payload[name]), inputs / name)
                 payload[name] = name
-        state = self._store.checkpoint(self._claim.job_id)
-        if state is not None:
-            packed = self._workspace / "state.tar"
-            self._fetch(state, packed)
-            with contextlib.suppress(ValueError):
-                checkpoints.unpack(packed, self._out)
-                payload["resume"] = True
-            packed.unlink()
         if self._halved():
+            # From the start: a state of the healing that ran out of memory would run out of it again.
             options = dict(payload.get("options") or {})
-            options["accumulate"] = 2 * int(options.get("accumulate") or 1)
+            options["accumulate"] = 2 * max(int(options.get("accumulate") or 1), 1)
             payload["options"] = options
+        elif (state := self._store.checkpoint(self._claim.job_id)) is not None:
+            payload["resume"] = self._unpacked(state)
         return Spec(
             kind=self._claim.job.kind.value,
             payload=payload,
-            folder=self._workspace,
+            folder=self._folder,
             engine=self._settings.engine,
             limits=self._settings.limits,
             environment=self._settings.environment,
             strict=self._settings.strict,
         )
+
+    def _unpacked(self, state: str) -> bool:
+        """Lay out what an earlier attempt left; without it, should it be lost, the job starts over."""
+        try:
+            self._fetch(state, self._packed)
+            checkpoints.unpack(self._packed, self._out)
+        except (BlobNotFound, DamagedBlob, ValueError):
+            remove_tree(self._out)
+            return False
+        finally:
+            self._packed.unlink(missing_ok=True)
+        return True
 
     def _fetch(self, digest: str, path: Path) -> None:
         with self._blobs.store.open(digest) as source, path.open("wb") as target:
@@ -142,15 +170,16 @@ class Attempt:
         while True:
             self._listen(sandbox)
             now = time.monotonic()
-            why = self._reason_to_stop(now - started)
             self._tell()
-            if not sandbox.running:
-                self._listen(sandbox)
-                return
+            why, running = self._reason_to_stop(now - started), sandbox.running
             if why and not self._why:
+                # Also of a process that has ended: whoever stops a service may signal all of it at once.
                 self._why = why
                 deadline = now + (settings.cancel_grace if why == "cancelled" else settings.grace)
                 sandbox.stop()
+            if not running:
+                self._listen(sandbox)
+                return
             if now >= deadline:
                 sandbox.kill()
             if now - saved >= settings.checkpoint and not self._why:
@@ -200,7 +229,8 @@ class Attempt:
         if not self._waiting:
             return
         try:
-            self._store.report(self._claim, stage=stage, progress=progress, events=events)
+            asked = self._store.report(self._claim, stage=stage, progress=progress, events=events)
+            self._heart.cancelled = self._heart.cancelled or asked
             self._waiting.clear()
         except LeaseLost:
             raise
@@ -220,16 +250,17 @@ class Attempt:
         now = checkpoints.stamp(self._out)
         if not now or now == self._stamp:
             return
-        packed = self._workspace / "state.tar"
         try:
-            if checkpoints.pack(self._out, packed):
-                self._store.keep_checkpoint(self._claim, self._blobs.adopt(packed).hash)
+            if checkpoints.pack(self._out, self._packed):
+                self._store.keep_checkpoint(self._claim, self._blobs.adopt(self._packed).hash)
                 self._stamp = now
         except LeaseLost:
             raise
-        except (InfrastructureError, OSError):
+        except (WorkersError, OSError):
             # The one before is still there, and the next may succeed.
-            packed.unlink(missing_ok=True)
+            pass
+        finally:
+            self._packed.unlink(missing_ok=True)
 
     def _concluded(self, status: int | None) -> Outcome:
         """What the exit status means for the job."""
@@ -250,6 +281,9 @@ class Attempt:
             return self._ended_by(_problem_told(self._failure.data))
         if status == NO_FOLDER:
             return self._ended_by(problem("disk_full", "The worker's disk is full.", kind="infrastructure"))
+        if status in (INTERRUPTED, -signal.SIGTERM):
+            told = "The job's process was told to stop, and not by its worker."
+            return self._ended_by(problem("engine_interrupted", told, kind="infrastructure"))
         if status == -signal.SIGKILL:
             told = "The job's process was killed from outside, as the kernel does where memory runs out."
             return self._ended_by(problem("engine_killed", told, kind="infrastructure"))
@@ -262,7 +296,7 @@ class Attempt:
 
     def _succeeded(self) -> Outcome:
         try:
-            taken: Taken = take(self._workspace, self._blobs, most_bytes=self._settings.result_bytes)
+            taken: Taken = take(self._folder, self._blobs, most_bytes=self._settings.result_bytes)
         except LeaseLost:
             raise
         except WorkersError as error:
@@ -280,8 +314,8 @@ class Attempt:
         if again:
             self._keep_state()
             delay = self._settings.retry_delay
-            self._surely(lambda: self._store.retry_later(self._claim, reason, delay=delay))
-            return Outcome.RETRIED
+            state = self._surely(lambda: self._store.retry_later(self._claim, reason, delay=delay))
+            return _OUTCOMES.get(state, Outcome.RETRIED)
         self._surely(lambda: self._store.fail(self._claim, reason))
         return Outcome.FAILED
 

@@ -3,36 +3,44 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tarfile
 from pathlib import Path
 
+from aslconvert.workers.plain import NotPlain, open_plain, plain_names
+
 STATE = ".state"
 MOST_FILES = 10_000
+MOST_BYTES = 8 << 30
 
 
 def stamp(out: Path) -> tuple[tuple[str, int, int], ...]:
     """What tells one state of ``out`` from another: names, sizes and times of its files; empty where there is none."""
     found = []
-    for path in _files(out / STATE):
-        with contextlib.suppress(FileNotFoundError):
-            told = path.stat()
-            found.append((str(path), told.st_size, told.st_mtime_ns))
+    for name in _names(out):
+        with contextlib.suppress(NotPlain), open_plain(out, name) as file:
+            told = os.fstat(file.fileno())
+            found.append((name, told.st_size, told.st_mtime_ns))
     return tuple(found)
 
 
 def pack(out: Path, target: Path) -> bool:
-    """Write the state of ``out`` to the tar file ``target``; False where there is none.
+    """Write the state of ``out`` to the new tar file ``target``; False where there is none, or more than is kept.
 
     The engine may be writing: every file of a state is replaced whole, and any set of them can be gone on from.
     """
-    files = _files(out / STATE)
-    if not files:
+    names = _names(out)
+    if not names:
         return False
-    with tarfile.open(target, "w") as archive:
-        for path in files:
-            # Open first: a name may be taken over by the next version at any moment.
-            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-                entry = archive.gettarinfo(fileobj=file, arcname=str(path.relative_to(out)))
+    total = 0
+    with tarfile.open(target, "x") as archive:
+        for name in names:
+            # A name may be taken over by the next version at any moment: what is open is packed.
+            with contextlib.suppress(NotPlain), open_plain(out, name) as file:
+                entry = archive.gettarinfo(fileobj=file, arcname=name)
+                total += entry.size
+                if total > MOST_BYTES:
+                    return False
                 archive.addfile(entry, file)
     return True
 
@@ -54,6 +62,9 @@ def unpack(source: Path, out: Path) -> None:
         raise ValueError(str(error)) from error
 
 
-def _files(folder: Path) -> list[Path]:
-    """Whole files of a state; those that are being written have names that begin with a dot."""
-    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+def _names(out: Path) -> list[str]:
+    """Whole files of a state below ``out``; those that are being written have names that begin with a dot."""
+    if out.is_symlink():
+        return []
+    names = plain_names(out / STATE, most=MOST_FILES)
+    return [f"{STATE}/{name}" for name in names if not Path(name).name.startswith(".")]

@@ -1,4 +1,4 @@
-"""The work of a job inside its sandbox: rebuild what was uploaded, then inspect, convert or measure it."""
+"""The work of a job inside its sandbox: rebuild what was uploaded, then inspect or convert it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def run(*, kind: str, payload: Mapping[str, Any], folder: Path, tell: Tell) -> d
             "option", f"No job has the option {unknown[0]!r}.", hint=f"There are {', '.join(sorted(known))}."
         )
     if isinstance(given.get("heal_crop"), Mapping):
-        given["heal_crop"] = Crop(**given["heal_crop"])
+        crop = given["heal_crop"]
+        given["heal_crop"] = Crop(size=int(crop.get("size", 0)), multiple=int(crop.get("multiple", 1)))
     hints = get_type_hints(ConvertOptions)
     for name, value in given.items():
         if isinstance(value, list) and "tuple" in str(hints[name]):
@@ -66,7 +67,14 @@ def run(*, kind: str, payload: Mapping[str, Any], folder: Path, tell: Tell) -> d
     name = str(model)
     if payload.get("architecture"):
         name = f"arch:{payload['architecture']}@{model}"
-    options = ConvertOptions(**given, resume=bool(payload.get("resume")), cache=False)
+    if kind not in _WORK:
+        raise UsageError("kind", f"No job of kind {kind!r} is run yet.", hint=f"There are {', '.join(sorted(_WORK))}.")
+    try:
+        options = ConvertOptions(**given, resume=bool(payload.get("resume")), cache=False)
+    except TypeError as error:
+        raise UsageError(
+            "option", "An option has a value of the wrong type.", hint="See the options of convert."
+        ) from error
     return _WORK[kind](name, data, options, folder / "out", _Told(tell))
 
 

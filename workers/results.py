@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aslconvert.workers.errors import InternalError
+from aslconvert.workers.plain import NotPlain, open_plain, read_plain
 from aslconvert.workers.storage import Blobs
 
 REPORT = "report.json"
 RESULT_BYTES = 1 << 20
 REPORT_BYTES = 64 << 20
+CHUNK = 1 << 20
 
 
 class Missed(BaseModel):
@@ -46,26 +48,27 @@ class Taken:
 
 
 def take(folder: Path, blobs: Blobs, *, most_bytes: int) -> Taken:
-    """Move the files that the engine names from ``out`` to the blob store.
+    """Copy the files that the engine names from ``out`` to the blob store.
+
+    What is read was open before it was looked at, and its bytes are hashed as they are stored: whatever the folder is
+    made into meanwhile, nothing else of this machine gets into a result.
 
     Raises:
         InternalError: ``bad_result``, when they are not what the engine and its report say.
         InfrastructureError: ``disk_full``, ``storage_unavailable``.
     """
-    told = _told(folder / "result.json")
-    out = (folder / "out").resolve()
-    promised = _promised(out) if REPORT in told.files else {}
+    told = _told(folder)
+    out = folder / "out"
+    promised = _promised(folder) if REPORT in told.files else {}
     stored: dict[str, dict[str, Any]] = {}
-    total = 0
+    left = most_bytes
     for name in told.files:
-        path = out / name
-        # A link would name a file of this machine that the job could not read itself.
-        if path.is_symlink() or path.resolve() != path or not path.is_relative_to(out) or not path.is_file():
-            raise InternalError("bad_result", f"{name!r} is no file of the result.")
-        total += path.stat().st_size
-        if total > most_bytes:
-            raise InternalError("bad_result", f"The result has more than {most_bytes} bytes.")
-        blob = blobs.adopt(path)
+        try:
+            with open_plain(folder, f"{out.name}/{name}") as file:
+                blob = blobs.put(_at_most(file, left))
+        except NotPlain as error:
+            raise InternalError("bad_result", f"{name!r} is no file of the result.") from error
+        left -= blob.size
         if promised.get(name, blob.hash) != blob.hash:
             raise InternalError("bad_result", f"{name!r} is not the file that the report describes.")
         stored[name] = {"sha256": blob.hash, "size": blob.size}
@@ -75,22 +78,25 @@ def take(folder: Path, blobs: Blobs, *, most_bytes: int) -> Taken:
     return Taken(result, tuple(sorted({entry["sha256"] for entry in stored.values()})))
 
 
-def _told(path: Path) -> EngineResult:
+def _at_most(file: BinaryIO, most: int) -> Iterator[bytes]:
+    while chunk := file.read(CHUNK):
+        most -= len(chunk)
+        if most < 0:
+            raise InternalError("bad_result", "The result has more bytes than are kept.")
+        yield chunk
+
+
+def _told(folder: Path) -> EngineResult:
     try:
-        if path.stat().st_size > RESULT_BYTES:
-            raise InternalError("bad_result", f"The result is described in more than {RESULT_BYTES} bytes.")
-        return EngineResult.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
+        return EngineResult.model_validate_json(read_plain(folder, "result.json", most=RESULT_BYTES))
+    except (NotPlain, ValidationError) as error:
         raise InternalError("bad_result", "The engine gave no result that can be read.") from error
 
 
-def _promised(out: Path) -> Mapping[str, str]:
+def _promised(folder: Path) -> Mapping[str, str]:
     """The hashes of artifacts by name, as the report has them."""
-    path = out / REPORT
     try:
-        if path.is_symlink() or path.stat().st_size > REPORT_BYTES:
-            raise InternalError("bad_result", "The report is no file of a reasonable size.")
-        record = json.loads(path.read_bytes())
+        record = json.loads(read_plain(folder, f"out/{REPORT}", most=REPORT_BYTES))
         return {str(entry["path"]): str(entry["sha256"]) for entry in record["artifacts"]}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (NotPlain, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InternalError("bad_result", "The report cannot be read.") from error

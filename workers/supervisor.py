@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,9 @@ from aslconvert.workers.errors import LeaseLost
 from aslconvert.workers.heart import Heart
 from aslconvert.workers.jobs import Claim, JobStore
 from aslconvert.workers.metrics import AT_WORK, ATTEMPTS
+from aslconvert.workers.plain import remove_tree
 from aslconvert.workers.policy import Outcome, SupervisorSettings
+from aslconvert.workers.sandbox.launch import LOG
 from aslconvert.workers.storage import Blobs
 
 
@@ -46,10 +47,20 @@ class Supervisor:
                 )
                 outcome = attempt.run()
                 code = "" if attempt.reason is None else attempt.reason.code
+                if attempt.reason is not None and attempt.reason.kind == "internal":
+                    # The workspace goes, and with it the only account of where it happened.
+                    log.error("engine log", code=code, tail=_tail(workspace / LOG))
         except LeaseLost as error:
             outcome, code = Outcome.LOST, error.code
         finally:
-            shutil.rmtree(workspace, ignore_errors=True)
+            remove_tree(workspace)
         ATTEMPTS.labels(outcome.value, code).inc()
         log.info("attempt ends", outcome=outcome.value, code=code, seconds=round(time.monotonic() - begun, 3))
         return outcome
+
+
+def _tail(path: Path, *, most: int = 4000) -> str:
+    try:
+        return path.read_bytes()[-most:].decode(errors="replace")
+    except OSError:
+        return ""

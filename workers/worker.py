@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
+import re
 import socket
 import threading
 from collections.abc import Iterator, Sequence
@@ -13,8 +13,9 @@ from pathlib import Path
 
 import structlog
 
-from aslconvert.workers.errors import InfrastructureError
+from aslconvert.workers.errors import InfrastructureError, UserError
 from aslconvert.workers.jobs import LEASE_SECONDS, Claim, JobStore, Queue
+from aslconvert.workers.plain import remove_tree
 from aslconvert.workers.policy import Outcome, SupervisorSettings
 from aslconvert.workers.storage import Blobs
 from aslconvert.workers.supervisor import Supervisor
@@ -23,13 +24,17 @@ POLL_SECONDS = 1.0
 """Between two looks at an empty queue, where nobody says that there is a job."""
 
 REAP_SECONDS = 5.0
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 
 
 class Worker:
     """Works off ``queues`` below ``folder``; one job at a time, so that latency is measured alone.
 
-    ``name`` tells attempts of different workers apart. ``stop`` may be called from any thread or signal handler:
-    the running job is given back with its state.
+    ``name`` tells attempts of different workers apart. ``stop`` may be called from any thread, but not from a signal
+    handler, which may have interrupted this very worker at its lock: the running job is given back with its state.
+
+    Raises:
+        UserError: ``worker_name``, when it is none, or one of the same name works in the folder.
     """
 
     def __init__(
@@ -45,6 +50,8 @@ class Worker:
     ) -> None:
         self.store = store
         self.name = name or f"{socket.gethostname()}-{os.getpid()}"
+        if not _NAME.fullmatch(self.name):
+            raise UserError("worker_name", f"{self.name!r} is no name of a worker.", hint="Letters, digits, . _ and -.")
         self._queues = tuple(queues)
         self._lease = lease_seconds
         self._folder = folder
@@ -108,29 +115,39 @@ class Worker:
     def _next(self) -> Claim | None:
         try:
             return self.store.claim(self._queues, worker=self.name, lease_seconds=self._lease)
-        except InfrastructureError as error:
-            self._log.warning("no claim", code=error.code)
+        except Exception as error:  # noqa: BLE001  likewise
+            self._log.warning("no claim", reason=type(error).__name__)
             return None
 
     def _reap(self) -> None:
         while not self._stopping.wait(REAP_SECONDS):
-            with contextlib.suppress(InfrastructureError):
+            try:
                 for reaped in self.store.reap():
                     self._log.warning("lease expired", job=reaped.job_id, becomes=reaped.state.value)
                     self.wake()
+            except Exception as error:  # noqa: BLE001  it must go on, whatever the database says today
+                self._log.warning("no reaping", reason=type(error).__name__)
 
     @contextlib.contextmanager
     def _own_folder(self) -> Iterator[None]:
         """Holds the worker's folder by a lock that dies with the process; those of dead workers are removed."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        for path in self._folder.glob("*.lock"):
-            with path.open("ab") as file, contextlib.suppress(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path.with_suffix(""), ignore_errors=True)
-                path.unlink(missing_ok=True)
         lock = self._folder / f"{self.name}.lock"
-        with lock.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with (self._folder / ".lock").open("ab") as door:
+            # One at a time: a lock that was made and is not held yet looks like that of a dead worker.
+            fcntl.flock(door, fcntl.LOCK_EX)
+            for path in self._folder.glob("[!.]*.lock"):
+                with path.open("ab") as file, contextlib.suppress(BlockingIOError):
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    remove_tree(path.with_suffix(""))
+                    path.unlink(missing_ok=True)
+            held = lock.open("ab")
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                held.close()
+                raise UserError("worker_name", f"A worker called {self.name!r} works here already.") from error
+        with held:
             yield
-            shutil.rmtree(self._folder / self.name, ignore_errors=True)
+            remove_tree(self._folder / self.name)
             lock.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -115,5 +116,6 @@ def worker(
                 run_worker(make_app(places.redis), one, queues=queues)
                 return
             for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: one.stop())
+                # In a thread: the handler may have interrupted the worker at the lock that stopping takes.
+                signal.signal(number, lambda *_: threading.Thread(target=one.stop).start())
             one.run()

@@ -14,7 +14,6 @@ from aslconvert.converter.errors import InfrastructureError
 from aslconvert.converter.heal.average import Average
 from aslconvert.converter.heal.checkpoint import read_checkpoint, write_checkpoint
 from aslconvert.converter.heal.held_out import HeldOut
-from aslconvert.converter.heal.loss import magnitude
 from aslconvert.converter.heal.optimiser import base_rates, build_optimisers, set_rates, shift_names
 from aslconvert.converter.heal.pointwise import as_products
 from aslconvert.converter.heal.pool import Pool
@@ -168,7 +167,6 @@ class Loop:
         for optimiser in self._optimisers:
             optimiser.zero_grad(set_to_none=True)
         device = self.processes.device
-        scales = [magnitude(y[index]).to(device) for y in self._pool.outputs]
         mine = self.processes.share(index)
         parts = mine.tensor_split(min(self.run.pieces, len(mine)))
         total = 0.0
@@ -176,7 +174,7 @@ class Loop:
             with self.processes.alone(self._model, last=number + 1 == len(parts)):
                 # The mean over processes of these sums is the loss of the whole batch.
                 weight = len(part) * self.processes.count / len(index)
-                loss = self._pool.loss(self._model, part, device=device, scales=scales) * weight
+                loss = self._pool.loss(self._model, part, device=device, of=index) * weight
                 self.processes.backward(loss)
             total += float(loss.detach())
         return total

@@ -18,18 +18,32 @@ Task = Literal["top1", "miou", "psnr", "mse"]
 TASKS: tuple[Task, ...] = get_args(Task)
 
 
-def task_loss(output: Tensor, wanted: Tensor, *, task: Task) -> Tensor:
+def task_loss(output: Tensor, wanted: Tensor, *, task: Task, scale: Tensor | None = None) -> Tensor:
     """How far the scores or pixels of ``output`` [N, ...] are from the labels or targets ``wanted`` [N, ...].
 
     Cross-entropy of class scores [N, C] or [N, C, H, W]; pixels of no class count for nothing. Else the mean
     absolute error relative to what is wanted, as of the distance to the original: so that weights compare alike.
+    ``scale`` is ``task_scale`` of the batch that these are a part of: the parts' losses then average to its loss.
     """
-    if task in ("psnr", "mse"):
-        return (output - wanted).abs().mean() / magnitude(wanted)
     classes = output.shape[1]
-    known = (wanted >= 0) & (wanted < classes)
+    if scale is None:
+        scale = task_scale(wanted, task=task, classes=classes)
+    if task in ("psnr", "mse"):
+        return (output - wanted).abs().mean() / scale
+    known = _known(wanted, classes)
     each = functional.cross_entropy(output, wanted.long().where(known, 0), reduction="none")
-    return (each * known).sum() / known.sum().clamp_min(1)
+    return (each * known).sum() / (scale * len(output))
+
+
+def task_scale(wanted: Tensor, *, task: Task, classes: int) -> Tensor:
+    """What ``task_loss`` of a batch is relative to: labels or labelled pixels a sample, or the mean magnitude."""
+    if task in ("psnr", "mse"):
+        return magnitude(wanted)
+    return (_known(wanted, classes).sum() / len(wanted)).clamp_min(1 / len(wanted))
+
+
+def _known(wanted: Tensor, classes: int) -> Tensor:
+    return (wanted >= 0) & (wanted < classes)
 
 
 def distillation_loss(

@@ -13,7 +13,7 @@ from torch import Tensor
 from aslconvert.converter.data.dataset import Batch, Subset
 from aslconvert.converter.data.metrics import METRICS, flatten
 from aslconvert.converter.errors import UsageError
-from aslconvert.converter.heal.loss import Task, distillation_loss, task_loss
+from aslconvert.converter.heal.loss import Task, distillation_loss, magnitude, task_loss, task_scale
 from aslconvert.converter.options import Crop
 
 POOL_BYTES = 768 * 1024**2
@@ -49,15 +49,19 @@ class Pool:
         index: Tensor,
         *,
         device: torch.device,
-        scales: Sequence[Tensor] | None = None,
+        of: Tensor | None = None,
     ) -> Tensor:
-        """What is lowered, of ``model`` on the samples ``index``; ``scales``: as of ``distillation_loss``."""
+        """What is lowered, of ``model`` on the samples ``index``, a part of the batch ``of``: parts average to it."""
+        of = index if of is None else of
+        scales = [magnitude(y[of]).to(device) for y in self.outputs]
         student = [o for o in flatten(model(*(x[index].to(device) for x in self.inputs))) if o.is_floating_point()]
         teacher = [y[index].to(device) for y in self.outputs]
         distance = distillation_loss(student, teacher, scales=scales, pixels_are_classes=self.pixels_are_classes)
         if self.task is None:
             return distance
-        own = task_loss(student[0], self.task.wanted[index].to(device), task=self.task.task)
+        task, wanted = self.task.task, self.task.wanted
+        scale = task_scale(wanted[of], task=task, classes=student[0].shape[1]).to(device)
+        own = task_loss(student[0], wanted[index].to(device), task=task, scale=scale)
         return torch.lerp(distance, own, self.task.weight)
 
     def __len__(self) -> int:

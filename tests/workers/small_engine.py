@@ -83,7 +83,41 @@ def _babble(options: dict[str, Any], payload: dict[str, Any], out: Path, tell: C
     return {"files": []}
 
 
+def _trick(options: dict[str, Any], payload: dict[str, Any], out: Path, tell: Callable[..., None]) -> dict[str, Any]:
+    """Leaves something else than plain files where the worker will look for files."""
+    folder, how = out.parent, options["how"]
+    if how == "out":
+        out.rmdir()
+        out.symlink_to("/etc")
+        return {"files": ["hostname"]}
+    if how == "folder":
+        (out / "sub").symlink_to("/etc")
+        return {"files": ["sub/hostname"]}
+    if how == "pipe":
+        os.mkfifo(out / "report.json")
+        return {"files": ["report.json"]}
+    if how == "endless":
+        (out / "report.json").symlink_to("/dev/zero")
+        return {"files": ["report.json"]}
+    if how == "deep":
+        deep = os.open(folder, os.O_RDONLY)
+        for _ in range(1500):
+            os.mkdir("d", dir_fd=deep)
+            deep = os.open("d", os.O_RDONLY, dir_fd=deep)
+            os.fchmod(deep, 0o700)
+            if deep > 200:
+                os.closerange(100, deep)
+        raise Told("user")
+    if how == "state":
+        (out / ".state").mkdir()
+        (out / ".state" / "x").symlink_to(options["secret"])
+        (out / ".state" / "y").write_text("plain")
+    if how == "states":
+        (out / ".state").symlink_to(Path(options["secret"]).parent)
+    raise Told("infrastructure")
+
+
 _DO = {
     "write": _write, "count": _count, "hang": _hang, "fail": _fail, "memory": _memory, "crash": _crash, "lie": _lie,
-    "babble": _babble,
+    "babble": _babble, "trick": _trick,
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import signal
 import sqlite3
 import subprocess
@@ -71,7 +72,7 @@ def claimed(store: JobStore, *, lease: float = 10.0, worker: str = "one") -> Cla
 
 
 def left(place: Path) -> list[Path]:
-    return [path for path in (place / "work").rglob("*") if path.is_file() and path.suffix != ".lock"]
+    return [path for path in (place / "work").rglob("*") if path.is_file() and not path.name.endswith(".lock")]
 
 
 def test_a_result_is_stored_under_its_hash_and_nothing_else_is_left(
@@ -193,6 +194,11 @@ def test_memory_that_runs_out_is_tried_in_smaller_pieces_once(
         ({"do": "lie", "files": ["../in/model"]}, Outcome.FAILED, "bad_result"),
         ({"do": "lie", "files": ["report.json"]}, Outcome.FAILED, "bad_result"),
         ({"do": "lie", "files": ["report.json", "real.txt"]}, Outcome.FAILED, "bad_result"),
+        ({"do": "trick", "how": "out"}, Outcome.FAILED, "bad_result"),
+        ({"do": "trick", "how": "folder"}, Outcome.FAILED, "bad_result"),
+        ({"do": "trick", "how": "pipe"}, Outcome.FAILED, "bad_result"),
+        ({"do": "trick", "how": "endless"}, Outcome.FAILED, "bad_result"),
+        ({"do": "trick", "how": "deep"}, Outcome.FAILED, "user_trouble"),
         ({"do": "babble", "much": "long"}, Outcome.FAILED, "bad_event"),
         ({"do": "babble", "much": "often"}, Outcome.FAILED, "bad_event"),
     ],
@@ -212,9 +218,63 @@ def test_errors_are_told_apart(
     assert left(place) == []
 
 
+@pytest.mark.parametrize("how", ["state", "states"])
+def test_a_state_holds_no_files_of_the_machine(
+    store: JobStore, blobs: Blobs, supervisor: Supervisor, place: Path, how: str
+) -> None:
+    secret = place / "secret.txt"
+    secret.write_text("do not tell")
+    job = submit(store, blobs, do="trick", how=how, secret=str(secret))
+    assert supervisor.see_through(claimed(store)) is Outcome.RETRIED
+    state = store.checkpoint(job.id)
+    if state is not None:
+        with blobs.store.open(state) as file:
+            assert b"do not tell" not in file.read()
+    assert secret.read_text() == "do not tell"
+
+
+def test_a_state_that_is_gone_costs_time_and_no_job(
+    store: JobStore, blobs: Blobs, supervisor: Supervisor, place: Path
+) -> None:
+    for damage in ("delete", "change"):
+        job = submit(store, blobs, do="count", to=60)
+        stop = threading.Event()
+        with running(supervisor, claimed(store), stopping=stop.is_set) as ended:
+            wait_for(lambda job=job: (store.job(job.id).progress or _None).done >= 5)
+            stop.set()
+            assert ended() is Outcome.GIVEN_BACK
+        state = store.checkpoint(job.id)
+        assert state is not None
+        (path,) = (place / "blobs").rglob(state)
+        path.chmod(0o600)
+        if damage == "delete":
+            path.unlink()
+        else:
+            path.write_bytes(b"x" + path.read_bytes()[1:])
+        assert supervisor.see_through(claimed(store)) is Outcome.SUCCEEDED
+        assert (store.job(job.id).result or {})["begun"] == 0
+
+
+def test_a_service_that_is_stopped_as_a_whole_gives_its_job_back(
+    store: JobStore, blobs: Blobs, supervisor: Supervisor
+) -> None:
+    """As systemd does: the signal reaches worker and sandbox at once."""
+    job = submit(store, blobs, do="count", to=10_000)
+    stop = threading.Event()
+    with running(supervisor, claimed(store), stopping=stop.is_set) as ended:
+        wait_for(lambda: (store.job(job.id).progress or _None).done >= 3)
+        stop.set()
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if str(supervisor.folder).encode() in (path / "cmdline").read_bytes():
+                    os.kill(int(path.name), signal.SIGTERM)
+        assert ended() is Outcome.GIVEN_BACK
+    assert store.job(job.id).state is State.QUEUED
+
+
 def test_what_never_works_is_given_up(store: JobStore, blobs: Blobs, supervisor: Supervisor) -> None:
     job = submit(store, blobs, do="fail", kind="infrastructure")
-    assert [supervisor.see_through(claimed(store)) for _ in range(3)] == [Outcome.RETRIED] * 3
+    assert [supervisor.see_through(claimed(store)) for _ in range(3)] == [Outcome.RETRIED] * 2 + [Outcome.FAILED]
     assert store.job(job.id).state is State.FAILED
     assert store.claim([Queue.CPU], worker="four") is None
 
@@ -285,6 +345,7 @@ def paused_heart() -> Iterator[None]:
     """A supervisor whose heart does not beat, as if its machine stood still."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("aslconvert.workers.heart.BEATS", 1e-3)
+        patch.setattr("aslconvert.workers.heart.MOST_PAUSE", 1e3)
         yield
 
 

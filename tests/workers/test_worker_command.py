@@ -53,12 +53,13 @@ def test_a_worker_runs_jobs_counts_them_and_gives_back_on_sigterm(quick: Path, m
         assert {line["job"] for line in lines if "job" in line} == {first, second}
         found = store.job(second)
         assert (found.state, found.attempts_made) == (State.QUEUED, 0)
-        assert not list((quick / "work").glob("*"))
+        assert [path.name for path in (quick / "work").iterdir()] == [".lock"]
 
 
 def test_options_that_do_not_fit_are_told(quick: Path, capsys: object) -> None:
     assert main(["worker", "--folder", str(quick), "--device", "tpu"]) == 2
     assert main(["worker", "--folder", str(quick), "--queue", "fast"]) == 2
+    assert main(["worker", "--folder", str(quick), "--name", ".."]) == 2
     assert main(["worker", "--folder", str(quick), "--storage", "ftp://nowhere"]) == 2
 
 

@@ -8,7 +8,6 @@ from types import TracebackType
 
 import structlog
 
-from aslconvert.workers.errors import InfrastructureError
 from aslconvert.workers.jobs import JobStore, Queue
 
 PAUSE_SECONDS = 1.0
@@ -66,5 +65,5 @@ class Outbox:
             self._wanted.clear()
             try:
                 self.send_all()
-            except (InfrastructureError, OSError) as error:
+            except Exception as error:  # noqa: BLE001  broker and database may both be back at the next look
                 log.warning("messages wait", reason=type(error).__name__)

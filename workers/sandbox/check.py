@@ -15,7 +15,7 @@ SECONDS = 30.0
 def granted() -> Mapping[str, Any]:
     """What the ``confined`` event of a job on this machine says; empty where no sandbox starts."""
     with tempfile.TemporaryDirectory(prefix="aslconvert-sandbox-") as folder:
-        spec = Spec(kind="check", payload={}, folder=Path(folder), engine=f"{__name__}:nothing")
+        spec = Spec(kind="check", payload={}, folder=Path(folder) / "job", engine=f"{__name__}:nothing")
         with Sandbox(spec) as sandbox:
             return next((event.data for event in sandbox.events(seconds=SECONDS) if event.kind == "confined"), {})
 

@@ -11,6 +11,7 @@ import errno
 import importlib
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -30,6 +31,7 @@ was asked to stop, and its state is left in the folder; the disk was full before
 
 MOST_TEXT = 2000
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_MEMORY = re.compile(r"not enough memory|can't allocate memory|bad_alloc|out of memory", re.IGNORECASE)
 
 
 def main(given: list[str]) -> int:
@@ -85,13 +87,14 @@ def _work(spec: dict[str, Any], folder: Path, tell: Callable[..., None]) -> int:
 
 def _classified(error: Exception) -> tuple[str, str, str]:
     """Kind, code and message; errors of the engine and of the intake have their own."""
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))):
         return "infrastructure", "out_of_memory", "Memory ran out."
     if isinstance(error, OSError) and error.errno in _FULL:
         return "infrastructure", "disk_full", "The worker's disk is full."
-    kind = str(getattr(error, "kind", "internal"))
-    message = str(getattr(error, "message", f"{type(error).__name__}: {error}"))
-    return kind, str(getattr(error, "code", "engine_error")), message
+    if (kind := getattr(error, "kind", None)) is None:
+        # Of a foreign error only the class: its words may hold paths of this machine, and are in the log.
+        return "internal", "engine_error", f"An unexpected {type(error).__name__} ended the job."
+    return str(kind), str(getattr(error, "code", "engine_error")), str(getattr(error, "message", ""))
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

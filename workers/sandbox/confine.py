@@ -17,15 +17,19 @@ from typing import NoReturn
 from aslconvert.workers.sandbox.kernel import (
     CLONE_NEWIPC,
     CLONE_NEWNET,
+    CLONE_NEWNS,
     CLONE_NEWPID,
     CLONE_NEWUSER,
+    MS_NOSUID_NODEV_NOEXEC,
+    MS_PRIVATE_ALL,
     PR_SET_NO_NEW_PRIVS,
     PR_SET_PDEATHSIG,
     drop_capabilities,
+    mount,
     prctl,
     unshare,
 )
-from aslconvert.workers.sandbox.landlock import restrict_files
+from aslconvert.workers.sandbox.landlock import TRUNCATE_VERSION, restrict_files
 from aslconvert.workers.sandbox.limits import Limits
 from aslconvert.workers.sandbox.seccomp import refuse_calls
 
@@ -45,7 +49,7 @@ _GET_FLAGS, _SET_FLAGS = 0x8913, 0x8914
 class Confinement:
     """What holds a process: ``files``, ``network``, ``calls`` and ``processes`` name the means, "" where there is none.
 
-    ``missing`` says why of each that could not be had.
+    ``missing`` says why of each that could not be had, and of what a means leaves open on this kernel.
     """
 
     files: str = ""
@@ -57,7 +61,7 @@ class Confinement:
     @property
     def whole(self) -> bool:
         """Whether nothing is missing: files, network and system calls are held by the kernel."""
-        return bool(self.files and self.network and self.calls and self.processes)
+        return bool(self.files and self.network and self.calls and self.processes) and not self.missing
 
     def to_json(self) -> dict[str, object]:
         """As an event carries it."""
@@ -84,12 +88,19 @@ def confine(*, writable: Iterable[Path], readable: Iterable[Path] = (), limits: 
     """
     missing: dict[str, str] = {}
     network = _try(missing, "network", _new_namespaces)
-    processes = _try(missing, "processes", _first_process) if network else ""
+    processes = ""
+    if network:
+        processes = _first_process()
+        # Without it the command lines of all processes can be read in the machine's own.
+        _try(missing, "proc", _own_proc)
+        _second_process()
+    else:
+        missing["processes"] = missing["network"]
     limits.apply()
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     folders = [Path(path) for path in writable]
     own = [*map(Path, SYSTEM), *python_folders(), *readable]
-    files = _try(missing, "files", lambda: f"landlock {_landlock(own, folders)}")
+    files = _try(missing, "files", lambda: f"landlock {_landlock(own, folders, missing)}")
     calls = _try(missing, "calls", lambda: _named(refuse_calls, "seccomp"))
     with contextlib.suppress(OSError):
         drop_capabilities()
@@ -114,14 +125,17 @@ def python_folders() -> list[Path]:
     return sorted(found)
 
 
-def _landlock(readable: list[Path], writable: list[Path]) -> int:
+def _landlock(readable: list[Path], writable: list[Path], missing: dict[str, str]) -> int:
     devices = [Path(path) for path in DEVICES] + sorted(Path("/dev").glob("nvidia[0-9]*"))
-    return restrict_files(readable=readable, writable=[*devices, *writable])
+    version = restrict_files(readable=readable, writable=[*devices, *writable])
+    if version < TRUNCATE_VERSION:
+        missing["truncate"] = f"Landlock {version} lets files be emptied that cannot be written"
+    return version
 
 
 def _new_namespaces() -> str:
     user, group = os.getuid(), os.getgid()
-    kinds = CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWPID
+    kinds = CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNS
     if os.geteuid() == 0:
         unshare(kinds)
     else:
@@ -137,11 +151,7 @@ def _new_namespaces() -> str:
 
 
 def _first_process() -> str:
-    """Go on in a grandchild, the second process of the new namespace.
-
-    The first only waits, since the kernel spares it signals that any other process would end by; when it ends, so do
-    all. The caller waits for it outside of the namespace.
-    """
+    """Go on in a child, the first of the new namespace; the caller waits for it outside. When it ends, so do all."""
     ready, go = os.pipe(), os.pipe()
     first = os.fork()
     if first:
@@ -159,10 +169,21 @@ def _first_process() -> str:
         raise SystemExit("the outer process is gone")
     os.close(ready[1])
     os.close(go[0])
+    return "namespace"
+
+
+def _own_proc() -> str:
+    """The first process mounts a view of its own namespace alone, where the system lets it."""
+    mount("", "/", MS_PRIVATE_ALL)
+    mount("proc", "/proc", MS_NOSUID_NODEV_NOEXEC)
+    return "proc"
+
+
+def _second_process() -> None:
+    """Go on in a child once more: the kernel spares the first one signals that any other process would end by."""
     second = os.fork()
     if second:
         os._exit(_status_of(second))
-    return "namespace"
 
 
 def _status_of(child: int) -> int:

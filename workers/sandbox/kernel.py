@@ -6,7 +6,6 @@ import ctypes
 import os
 
 PR_SET_PDEATHSIG = 1
-PR_SET_DUMPABLE = 4
 PR_SET_SECCOMP = 22
 PR_CAPBSET_DROP = 24
 PR_SET_NO_NEW_PRIVS = 38
@@ -16,6 +15,9 @@ CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
+
+MS_NOSUID_NODEV_NOEXEC = 0x2 | 0x4 | 0x8
+MS_PRIVATE_ALL = 0x40000 | 0x4000
 
 _CAPABILITY_VERSION = 0x20080522
 _LAST_CAPABILITY = 63
@@ -46,6 +48,12 @@ def prctl_pointer(option: int, value: int, pointer: ctypes.c_void_p) -> int:
 def unshare(flags: int) -> None:
     """Raises OSError where the kernel, a profile or missing rights forbid it."""
     _checked(_libc.unshare(ctypes.c_int(flags)))
+
+
+def mount(kind: str, place: str, flags: int) -> None:
+    """Mount a file system that has no source, or change how one is mounted. Raises OSError."""
+    none = kind.encode() or None
+    _checked(_libc.mount(b"none", place.encode(), none, ctypes.c_ulong(flags), None))
 
 
 def syscall(number: int, *values: object) -> int:

@@ -22,6 +22,9 @@ _TRUNCATE, _IOCTL = 1 << 14, 1 << 15
 _READ = _EXECUTE | _READ_FILE | _READ_DIR
 _ON_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL
 _RIGHTS_BY_VERSION = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
+TRUNCATE_VERSION = 3
+"""From here on a file that may not be written cannot be emptied either."""
+
 _TCP = 0b11
 _SCOPES = 0b11
 

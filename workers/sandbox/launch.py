@@ -7,7 +7,6 @@ import json
 import math
 import os
 import selectors
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,12 +16,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aslconvert.workers.plain import remove_tree
 from aslconvert.workers.sandbox.limits import Limits
 
 LINE_BYTES = 1 << 20
 """An event is no longer than this; a process that sends more is ended."""
 
 READ_BYTES = 1 << 16
+LOG = "log.txt"
 PASSED_ON = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TZ")
 """Of the parent's environment; nothing else of it reaches the job."""
 
@@ -31,6 +32,7 @@ PASSED_ON = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TZ")
 class Spec:
     """One job: ``kind`` and ``payload`` go to ``engine`` ("module:function"); ``folder`` is all that it may write.
 
+    Its parent is the worker's: what the job must not change, its specification and its log, lies there.
     ``readable`` are further trees and files. ``strict``: fail where the kernel grants less than the whole confinement.
     ``environment`` is added to the little that the process gets.
     """
@@ -63,45 +65,44 @@ class Sandbox:
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
-        folder = spec.folder
-        self._private = folder / "tmp"
+        self._rest = b""
+        self._private = spec.folder / "tmp"
         self._private.mkdir(parents=True, exist_ok=True)
-        ours, theirs = os.pipe()
-        os.set_inheritable(theirs, True)
-        path = folder / "spec.json"
-        record = {
-            "parent": os.getpid(),
-            "events": theirs,
-            "kind": spec.kind,
-            "payload": dict(spec.payload),
-            "folder": str(folder),
-            "engine": spec.engine,
-            "limits": asdict(spec.limits),
-            "readable": [str(place) for place in spec.readable],
-            "strict": spec.strict,
-        }
-        path.write_text(json.dumps(record), encoding="utf-8")
-        self._log = (folder / "log.txt").open("ab")
-        self._events = ours
-        os.set_blocking(ours, False)
-        try:
+        with contextlib.ExitStack() as undo:
+            log = undo.enter_context((spec.folder.parent / LOG).open("ab"))
+            ours, theirs = os.pipe()
+            undo.callback(os.close, theirs)
+            failed = undo.enter_context(contextlib.ExitStack())
+            failed.callback(os.close, ours)
+            path = spec.folder.parent / "spec.json"
+            path.write_text(json.dumps(self._record(theirs)), encoding="utf-8")
+            os.set_blocking(ours, False)
+            os.set_inheritable(theirs, True)
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "aslconvert.workers.sandbox.child", str(path)],
                 stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=self._log,
+                stdout=log,
+                stderr=log,
                 pass_fds=(theirs,),
                 start_new_session=True,
                 env=self._environment(),
-                cwd=folder,
+                cwd=spec.folder,
             )
-        except OSError:
-            os.close(ours)
-            self._log.close()
-            raise
-        finally:
-            os.close(theirs)
-        self._rest = b""
+            failed.pop_all()
+        self._events = ours
+
+    def _record(self, events: int) -> dict[str, Any]:
+        return {
+            "parent": os.getpid(),
+            "events": events,
+            "kind": self.spec.kind,
+            "payload": dict(self.spec.payload),
+            "folder": str(self.spec.folder),
+            "engine": self.spec.engine,
+            "limits": asdict(self.spec.limits),
+            "readable": [str(place) for place in self.spec.readable],
+            "strict": self.spec.strict,
+        }
 
     def _environment(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
@@ -155,8 +156,7 @@ class Sandbox:
         # Without a process namespace what the process started outlives it, in its group.
         self.kill()
         os.close(self._events)
-        self._log.close()
-        shutil.rmtree(self._private, ignore_errors=True)
+        remove_tree(self._private)
 
     def __enter__(self) -> Sandbox:
         return self
@@ -181,7 +181,7 @@ def parse_event(line: bytes) -> Event:
         if not isinstance(kind, str) or not isinstance(data, dict):
             raise TypeError("a kind is a text, data is an object")
         return Event(kind, _storable(data), at)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise BadEvent(f"no event: {line[:100]!r}") from error
 
 

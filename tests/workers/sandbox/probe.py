@@ -27,6 +27,8 @@ def attempts(*, kind: str, payload: dict[str, Any], folder: Path, tell: Tell) ->
         "write outside": lambda: outside.joinpath("new.txt").write_text("x"),
         "change outside": lambda: outside.joinpath("there.txt").write_text("x"),
         "read outside": lambda: outside.joinpath("there.txt").read_text(),
+        "empty outside": lambda: os.truncate(outside / "there.txt", 0),
+        "parent's command line": lambda: Path(f"/proc/{payload['parent']}/cmdline").read_bytes(),
         "remove outside": lambda: outside.joinpath("there.txt").unlink(),
         "link out": lambda: (folder / "link").symlink_to(outside / "there.txt") or (folder / "link").read_text(),
         "parent's environment": lambda: Path(f"/proc/{payload['parent']}/environ").read_bytes(),
