@@ -21,8 +21,8 @@ pytestmark = pytest.mark.timeout(900)  # the kernels are compiled from nothing w
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", str(folder)]
-    # Code for every GPU would take three more minutes of one core, and is not what is tested here.
-    command += ["--config-settings=cmake.define.ASL_CUDA_ARCHITECTURES=80"]
+    # Code for GPUs takes minutes of one core, and is not what is tested here.
+    command += ["--config-settings=cmake.define.ASL_CUDA=OFF"]
     done = subprocess.run([*command, str(ROOT)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (built,) = folder.glob("*.whl")

@@ -1,7 +1,6 @@
 """`--allow int8`: the original and its variants in 8 bits are made, told, chosen, written and repeated."""
 
 import dataclasses
-import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from aslconvert.converter.export.reexport import reexport_like
 from aslconvert.converter.export.verify import check_dir
 from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.passes.lower import lower
-from aslconvert.converter.pipeline import convert, quantised, timing
+from aslconvert.converter.pipeline import convert, planning, quantised, timing
 from aslconvert.converter.pipeline.plan_file import identity_of, plan_bytes
 from aslconvert.converter.pipeline.planned import Planned
 from aslconvert.converter.pipeline.quantised import Quantised, int8_form, original_made, quantised_variants
@@ -186,12 +185,10 @@ def test_a_runtime_that_gives_other_outputs_is_left_out(subject: Subject, monkey
 def test_a_network_that_gains_nothing_by_shifts_may_still_be_quantised(
     quick: None, workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module("aslconvert.converter.pipeline.convert")
-
     def slow(*_: object, **__: object) -> list[Planned]:
         raise TargetNotReached("does_not_pay", "Converting does not pay here.")
 
-    monkeypatch.setattr(module, "make_plans", slow)
+    monkeypatch.setattr(planning, "make_plans", slow)
     report = convert(
         str(workshop / "net.pt2"),
         data=str(workshop / "data.npz"),
