@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import structlog
+
 from aslconvert.workers import checkpoints
 from aslconvert.workers.errors import (
     BlobNotFound,
@@ -256,9 +258,9 @@ class Attempt:
                 self._stamp = now
         except LeaseLost:
             raise
-        except (WorkersError, OSError):
+        except (WorkersError, OSError) as error:
             # The one before is still there, and the next may succeed.
-            pass
+            structlog.get_logger().warning("state not kept", job=self._claim.job_id, reason=type(error).__name__)
         finally:
             self._packed.unlink(missing_ok=True)
 

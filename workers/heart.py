@@ -6,6 +6,8 @@ import threading
 import time
 from types import TracebackType
 
+import structlog
+
 from aslconvert.workers.errors import LeaseLost
 from aslconvert.workers.jobs import Claim, JobStore
 
@@ -50,5 +52,6 @@ class Heart:
             except LeaseLost:
                 self._fenced_off = True
                 return
-            except Exception:  # noqa: BLE001  whatever the database says today, it may be back within the lease
-                continue
+            except Exception as error:  # noqa: BLE001  whatever the database says today, it may be back within the lease
+                reason = type(error).__name__
+                structlog.get_logger().warning("no heartbeat", job=self._claim.job_id, reason=reason)

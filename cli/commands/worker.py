@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from aslconvert.cli.console import answer_stream
+from aslconvert.cli.console import answer_stream, say
 from aslconvert.converter.errors import InfrastructureError
 
 
@@ -97,12 +97,18 @@ def worker(
             from aslconvert.workers.metrics import serve_metrics
             from aslconvert.workers.settings import Places
             from aslconvert.workers.worker import Worker
+
+            if redis is not None:
+                from aslconvert.workers.dispatch.celery import make_app, run_worker
         except ModuleNotFoundError as error:
             told = f"A worker needs {error.name}, which is not installed."
-            raise InfrastructureError("service_missing", told, hint="pip install 'aslconvert[service]'") from error
+            extra = "service" if redis is None else "celery"
+            raise InfrastructureError("service_missing", told, hint=f"pip install 'aslconvert[{extra}]'") from error
 
         set_up_logs()
         queues, settings = settings_for(queues=queue, device=device, engine=engine, strict=strict)
+        if device is not None and device != "cpu":
+            say(f"aslconvert: this worker shows jobs {device} alone, but conversions run on the CPU today.")
         places = Places(folder=folder, database=database_url, storage=storage, redis=redis)
         with places.opened() as (store, blobs):
             one = Worker(
@@ -111,8 +117,6 @@ def worker(
             if metrics_port is not None:
                 serve_metrics(store, address=metrics_address, port=metrics_port)
             if places.redis is not None:
-                from aslconvert.workers.dispatch.celery import make_app, run_worker
-
                 run_worker(make_app(places.redis), one, queues=queues)
                 return
             for number in (signal.SIGTERM, signal.SIGINT):

@@ -100,13 +100,12 @@ def _trick(options: dict[str, Any], payload: dict[str, Any], out: Path, tell: Ca
         (out / "report.json").symlink_to("/dev/zero")
         return {"files": ["report.json"]}
     if how == "deep":
-        deep = os.open(folder, os.O_RDONLY)
+        above = os.open(folder, os.O_RDONLY)
         for _ in range(1500):
-            os.mkdir("d", dir_fd=deep)
-            deep = os.open("d", os.O_RDONLY, dir_fd=deep)
-            os.fchmod(deep, 0o700)
-            if deep > 200:
-                os.closerange(100, deep)
+            os.mkdir("d", dir_fd=above)
+            deep = os.open("d", os.O_RDONLY, dir_fd=above)
+            os.close(above)
+            above = deep
         raise Told("user")
     if how == "state":
         (out / ".state").mkdir()
