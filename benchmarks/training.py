@@ -1,5 +1,7 @@
 """Training steps of ResNet-18 and of its converted form, side by side; writes out/bench/training.json.
 
+On a GPU (`--device cuda`) products may be taken in TF32, or in bfloat16 with `--bf16`, by both networks.
+
 A step is forward, cross entropy, backward and an update by SGD with Nesterov momentum (torch's fused one, the fastest
 for both). Every 3x3 convolution is one shifted row a channel and a 1x1; the 7x7 stem, the shortcuts and the classifier
 stay. Each network counts in its fastest layout and form. Before anything is timed, the converted network's gradients
@@ -12,6 +14,7 @@ import argparse
 import copy
 import gc
 import json
+import os
 import statistics
 import sys
 from collections.abc import Callable
@@ -26,6 +29,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/bench/training.json"))
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--bf16", action="store_true", help="products in bfloat16, by autocast")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=64, help="pixels of the square images")
     parser.add_argument("--rounds", type=int, default=15)
@@ -64,13 +69,13 @@ def gradient_errors() -> dict[str, float]:
     return errors
 
 
-def training_step(model: Any, layout: Any, image: Any, label: Any) -> Callable[[], Any]:
-    """One whole step of a copy of the model in a layout."""
+def training_step(model: Any, layout: Any, image: Any, label: Any, *, bf16: bool) -> Callable[[], Any]:
+    """One whole step of a copy of the model in a layout, on the device of the image."""
     import torch
     from resnet import shifts_and_rest
     from torch.nn import functional
 
-    model = copy.deepcopy(model).to(memory_format=layout).train()
+    model = copy.deepcopy(model).to(device=image.device, memory_format=layout).train()
     image = image.contiguous(memory_format=layout)
     shifts, rest = shifts_and_rest(model)
     groups: list[dict[str, Any]] = [{"params": rest, "weight_decay": 5e-4}]
@@ -80,7 +85,9 @@ def training_step(model: Any, layout: Any, image: Any, label: Any) -> Callable[[
 
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)
-        functional.cross_entropy(model(image), label).backward()
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=bf16):
+            loss = functional.cross_entropy(model(image), label)
+        loss.backward()
         optimiser.step()
 
     return step
@@ -101,14 +108,14 @@ def measure(threads: int, options: argparse.Namespace) -> list[dict[str, Any]]:
         ("converted", "block, recomputing"): converted(original, recompute=True),
         ("converted", "two steps"): rebuilt(block, TwoSteps),
     }
-    image = torch.randn(options.batch, 3, options.size, options.size)
-    label = torch.randint(0, 1000, (options.batch,))
+    image = torch.randn(options.batch, 3, options.size, options.size, device=options.device)
+    label = torch.randint(0, 1000, (options.batch,), device=options.device)
     calls = {
-        (network, form, name): training_step(model, layout, image, label)
+        (network, form, name): training_step(model, layout, image, label, bf16=options.bf16)
         for (network, form), model in networks.items()
         for name, layout in (("contiguous", torch.contiguous_format), ("channels_last", torch.channels_last))
     }
-    contest = Contest(calls, "cpu")
+    contest = Contest(calls, options.device)
     contest.trial(lambda key: key, min_time=0.01)
     contest.run(options.rounds)
     baseline = contest.fastest(lambda key: key[0], "original")
@@ -140,6 +147,10 @@ def main() -> int:
 
     keep_memory()
     gc.disable()
+    if options.device == "cuda":
+        os.environ["ASLCONVERT_TF32"] = "1"
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
     torch.manual_seed(options.seed)
     errors = gradient_errors()
     print(f"torch {torch.__version__}, {build_info()}, gradients off by {errors}")
@@ -167,6 +178,8 @@ def main() -> int:
         "gradient_errors": errors,
         "build": build_info(),
         "torch": torch.__version__,
+        "device": options.device if options.device == "cpu" else torch.cuda.get_device_name(),
+        "bf16": options.bf16,
         "batch": options.batch,
         "size": options.size,
         "rounds": options.rounds,

@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import shutil
-import subprocess
 import tarfile
 import tempfile
 from pathlib import Path
@@ -22,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aslconvert.converter.errors import InfrastructureError
+from peers.tasks.npm import fetch
 from peers.tasks.task import CACHE, SPLITS, Task, save_arrays
 from peers.tasks.train import trained
 
@@ -65,7 +63,7 @@ def load(*, quick: bool) -> Task:
     data = CACHE / "emoji.npz"
     if not data.is_file():
         with tempfile.TemporaryDirectory() as folder:
-            save_arrays(data, **gather({vendor: fetch(vendor, Path(folder)) for vendor in PACKAGES}))
+            save_arrays(data, **gather({vendor: fetch(*PACKAGES[vendor], Path(folder)) for vendor in PACKAGES}))
     with np.load(data) as arrays:
         seen = arrays["split"] <= SPLITS.index("heal")
         images, labels = torch.from_numpy(arrays["x"][seen]), torch.from_numpy(arrays["label"][seen])
@@ -82,29 +80,6 @@ def load(*, quick: bool) -> Task:
         fixed=("output",),
         note=f"ResNet-20 on emoji of two vendors, nine categories, split by emoji, trained here for {steps} steps",
     )
-
-
-def fetch(vendor: str, folder: Path) -> Path:
-    """The vendor's package, downloaded by npm into ``folder`` and held against its SHA-256; nothing is installed.
-
-    Raises:
-        InfrastructureError: ``packages_missing``.
-    """
-    npm = shutil.which("npm")
-    requirement, digest = PACKAGES[vendor]
-    if npm is None:
-        raise InfrastructureError("packages_missing", f"npm is not there to fetch {requirement}.", hint="Install npm.")
-    before = set(folder.glob("*.tgz"))
-    done = subprocess.run(
-        [npm, "pack", requirement, "--silent", "--pack-destination", str(folder)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    found = sorted(set(folder.glob("*.tgz")) - before)
-    if done.returncode or not found:
-        raise InfrastructureError("packages_missing", f"npm could not fetch {requirement}: {done.stderr.strip()}")
-    if hashlib.sha256(found[0].read_bytes()).hexdigest() != digest:
-        raise InfrastructureError("packages_missing", f"{requirement} is not the archive that was pinned.")
-    return found[0]
 
 
 def gather(archives: dict[str, Path]) -> dict[str, np.ndarray[Any, Any]]:
