@@ -4,8 +4,8 @@ Where the converter's own packages are, `--prepare` fits the variants of some ta
 the GPU is, torch, Accelerate and NumPy are enough to heal them, side by side in processes of their own, and to score
 them on the test split. `benchmarks/gpu.py` builds the kernels there.
 
-    PYTHONPATH=benchmarks python benchmarks/gpu_healing.py --prepare animals:4 digits:2 --out build/carried/healing.pt.gz
-    python benchmarks/gpu_healing.py --variants build/carried/healing.pt.gz --seconds 120
+    PYTHONPATH=benchmarks python benchmarks/gpu_healing.py --prepare animals:4 digits:2
+    python benchmarks/gpu_healing.py --seconds 120
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ NO_GPU = 3
 
 def prepare(names: list[str], seeds: list[int], most: int, out: Path) -> None:
     """Fits one variant a task ("name:speedup") and seed; inputs travel in half precision, of a pool ``most`` MiB."""
-    from aslconvert.converter.pipeline.judge import metric_for
     from peers.context import Settings, open_context
     from peers.methods import variants
     from peers.tasks import load_task
+
+    from aslconvert.converter.pipeline.judge import metric_for
 
     tasks: dict[str, dict[str, Any]] = {}
     records = []
@@ -115,7 +116,13 @@ def heal_one(path: Path, number: int, options: argparse.Namespace, out: Path) ->
     )
     started = time.monotonic()
     healing = heal(
-        gm, pool, seconds=options.seconds, seed=record["seed"], batch=options.batch, keep_window=record["in_order"]
+        gm,
+        pool,
+        seconds=options.seconds,
+        seed=record["seed"],
+        batch=options.batch,
+        keep_window=record["in_order"],
+        half=options.bf16,
     )
     took = time.monotonic() - started
     metric = METRICS[task["metric"]]
@@ -128,7 +135,7 @@ def heal_one(path: Path, number: int, options: argparse.Namespace, out: Path) ->
     row = {
         "task": record["task"], "seed": record["seed"], "point": record["point"], "metric": metric.name,
         "loss": lost.value, "loss_ci": [lost.ci_low, lost.ci_high], "steps": healing.steps, "seconds": took,
-        "batch": options.batch, "samples_per_s": healing.steps * options.batch / took,
+        "batch": options.batch, "bf16": options.bf16, "samples_per_s": healing.steps * options.batch / took,
         "start_loss": healing.start_loss, "best_loss": healing.best_loss, "kept": healing.kept,
     }  # fmt: skip
     out.write_text(json.dumps(row))
@@ -173,6 +180,7 @@ def main() -> int:
     parser.add_argument("--variants", type=Path, default=ROOT / "build" / "carried" / "healing.pt.gz")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--bf16", action="store_true", help="products in bfloat16 instead of TF32")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()

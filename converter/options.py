@@ -16,7 +16,7 @@ DEFAULT_BUDGET_SECONDS = 600.0
 DEFAULT_SEED = 0
 """Every random choice of a run derives from the seed."""
 
-DEVICES = ("cpu", "cuda")
+DEVICES = ("auto", "cpu", "cuda")
 """Where the conversion runs and latency is measured."""
 
 ARTIFACTS = ("portable", "fast", "int16", "trainable", "onnx", "int8", "weights", "code", "aoti")
@@ -67,7 +67,8 @@ class ConvertOptions:
     metric: str | None = None
     """Name of the task metric; None takes what the data allows, at least the agreement with the original."""
     budget_seconds: float = DEFAULT_BUDGET_SECONDS
-    device: str = "cpu"
+    device: str = "auto"
+    """Where variants are healed, of ``DEVICES``: "auto" is the GPU where there is one. Latency is that of the CPU."""
     keep: tuple[str, ...] = ()
     """Shell patterns over site names that are left as they are."""
     dry_run: bool = False

@@ -53,7 +53,9 @@ def convert(
         ),
     ] = None,
     budget: Annotated[str, typer.Option("--budget", metavar="10m", help="Time for healing and search.")] = "10m",
-    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    device: Annotated[
+        str, typer.Option("--device", help="Where variants are healed: cpu, cuda, or auto. Latency is the CPU's.")
+    ] = "auto",
     keep: options.Keep = None,
     allow: Annotated[
         str | None,

@@ -24,8 +24,8 @@ class Average:
         """Take in the weights as they are after ``step`` steps."""
         decay = min(MOST_DECAY, (1 + step) / (WARM + step))
         with torch.no_grad():
-            for name, value in self.values.items():
-                value.lerp_(self._live[name], 1 - decay)
+            live = [self._live[name] for name in self.values]
+            torch._foreach_lerp_(list(self.values.values()), live, 1 - decay)
 
     def load(self, values: Mapping[str, Tensor]) -> None:
         """Go on from stored averages.

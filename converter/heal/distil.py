@@ -48,6 +48,7 @@ def heal(
     max_steps: int | None = None,
     rate_scale: float | None = None,
     keep_window: bool = False,
+    half: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Healing:
     """Train every parameter of ``gm`` in place towards the pool's teacher outputs, for at most ``seconds``.
@@ -64,8 +65,8 @@ def heal(
     by bit on the CPU, through any number of interruptions. What the clock decides is not.
 
     ``keep_window`` holds every shift between the whole pixels that its layer's shifts span at the start: lowered, a
-    layer is a kernel as wide as what they span. ``clock`` gives the seconds that are counted: ``time.process_time``
-    makes healings comparable that share their cores with others.
+    layer is a kernel as wide as what they span. ``half`` takes products in bfloat16 where ``gm`` is on a GPU. ``clock``
+    gives the seconds that are counted: ``time.process_time`` makes healings comparable that share their cores.
 
     Raises:
         KeyboardInterrupt: passed on after the checkpoint was written.
@@ -85,6 +86,7 @@ def heal(
         max_steps=max_steps,
         rate_scale=rate_scale,
         keep_window=keep_window,
+        half=half,
         on_note=on_note,
     )
     loop.resume(checkpoint)

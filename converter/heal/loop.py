@@ -55,9 +55,10 @@ class Loop:
         max_steps: int | None,
         rate_scale: float | None,
         keep_window: bool,
+        half: bool,
         on_note: Callable[[str], None] | None,
     ) -> None:
-        self.processes = Processes(gm)
+        self.processes = Processes(gm, half=half)
         self._on_note = on_note
         self.whole = True
         self._pool = pool
@@ -76,6 +77,8 @@ class Loop:
         }  # fmt: skip
         if keep_window:
             setting["keep_window"] = True
+        if half:
+            setting["half"] = True
         if pool.pixels_are_classes:
             setting["pixels_are_classes"] = True
         if pool.task is not None:

@@ -48,30 +48,46 @@ class OrthogonalMomentum(torch.optim.Optimizer):
 
     def _update(self) -> None:
         for group in self.param_groups:
+            moving: dict[tuple[int, ...], list[Tensor]] = {}
             for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                gradient = parameter.grad.flatten(1)
-                state = self.state[parameter]
-                if not state:
-                    state["momentum"] = torch.zeros_like(gradient)
-                    state["size"] = _mean_singular_value(parameter.flatten(1))
-                average: Tensor = state["momentum"]
-                average.lerp_(gradient, 1 - group["momentum"])
-                update = orthogonalise(gradient.lerp(average, group["momentum"]))
-                parameter.sub_(update.view_as(parameter) * (group["lr"] * state["size"]))
+                if parameter.grad is not None:
+                    moving.setdefault(self._like(parameter), []).append(parameter)
+            for parameters in moving.values():
+                self._move(parameters, group["lr"], group["momentum"])
+
+    def _like(self, parameter: Tensor) -> tuple[int, ...]:
+        # A GPU takes as long to start on a small matrix as on all of one shape; a core has nothing to gain.
+        return (*parameter.flatten(1).shape,) if parameter.is_cuda else (id(parameter),)
+
+    def _move(self, parameters: list[Tensor], rate: float, momentum: float) -> None:
+        directions, sizes = [], []
+        for parameter in parameters:
+            if parameter.grad is None:
+                raise ValueError("a parameter without a gradient does not move")
+            gradient = parameter.grad.flatten(1)
+            state = self.state[parameter]
+            if not state:
+                state["momentum"] = torch.zeros_like(gradient)
+                state["size"] = _mean_singular_value(parameter.flatten(1))
+            average: Tensor = state["momentum"]
+            average.lerp_(gradient, 1 - momentum)
+            directions.append(gradient.lerp(average, momentum))
+            sizes.append(state["size"])
+        updates = orthogonalise(torch.stack(directions)) if len(directions) > 1 else [orthogonalise(directions[0])]
+        for parameter, update, size in zip(parameters, updates, sizes, strict=True):
+            parameter.sub_(update.view_as(parameter) * (rate * size))
 
 
 def orthogonalise(matrix: Tensor, *, iterations: int = 5) -> Tensor:
-    """Approximately U V^T of the singular value decomposition of ``matrix`` [m, n]; zero stays zero."""
-    tall = matrix.shape[0] > matrix.shape[1]
-    x: Tensor = matrix.T if tall else matrix
-    x = x / x.norm().clamp_min(1e-12)
+    """Approximately U V^T of the singular value decomposition of ``matrix`` [..., m, n]; zero stays zero."""
+    tall = matrix.shape[-2] > matrix.shape[-1]
+    x: Tensor = matrix.mT if tall else matrix
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-12)
     a, b, c = NEWTON_SCHULZ
     for _ in range(iterations):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+    return x.mT if tall else x
 
 
 def _mean_singular_value(matrix: Tensor) -> Tensor:

@@ -67,6 +67,12 @@ class Pool:
     def __len__(self) -> int:
         return len(self.inputs[0])
 
+    def to(self, device: torch.device) -> Pool:
+        """The same samples on ``device``."""
+        task = None if self.task is None else replace(self.task, wanted=self.task.wanted.to(device))
+        inputs, outputs = (tuple(x.to(device) for x in tensors) for tensors in (self.inputs, self.outputs))
+        return replace(self, inputs=inputs, outputs=outputs, task=task)
+
     def indices(self, step: int, batch: int, *, seed: int) -> Tensor:
         """Sample numbers of one step: a pure function of its arguments, so that a resumed run sees the same data."""
         per_epoch = max(len(self) // batch, 1)

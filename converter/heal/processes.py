@@ -16,13 +16,13 @@ from torch import Tensor, fx
 class Processes:
     """Shares of a batch, an agreed clock, and gradients averaged over processes by Accelerate.
 
-    On a GPU that has them products are taken in bfloat16, weights and updates stay float32.
+    With ``half`` a GPU takes products in bfloat16; weights and updates stay float32.
     """
 
-    def __init__(self, gm: fx.GraphModule) -> None:
+    def __init__(self, gm: fx.GraphModule, *, half: bool = False) -> None:
         first: Tensor | None = next(gm.parameters(), None)
         cuda = first is not None and first.is_cuda
-        half = cuda and torch.cuda.is_bf16_supported()
+        half = half and cuda and torch.cuda.is_bf16_supported()
         # A parameter that only an integer output reads gets no gradient, which is no error.
         parallel = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
         self._accelerator = Accelerator(

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from aslconvert.converter.cost.device import device_profile, usable_cores
 from aslconvert.converter.data.synthetic import NO_DATA, WARNING
 from aslconvert.converter.errors import TargetNotReached, UsageError
 from aslconvert.converter.fit.importance import output_importance
+from aslconvert.converter.heal.device import healing_device
 from aslconvert.converter.options import DEFAULT_ARTIFACTS, DEFAULT_BUDGET_SECONDS, INT8, PRUNE, ConvertOptions
 from aslconvert.converter.passes.stages import Stages
 from aslconvert.converter.pipeline import record
@@ -58,8 +60,8 @@ def convert(model: str, *, data: str, out: Path, options: ConvertOptions, progre
     progress = progress or SilentProgress()
     if PRUNE in options.allow:
         need_torch_pruning()
-    if options.device != "cpu":
-        raise UsageError("device", f"Conversion runs on the CPU here, not on {options.device}.", hint="--device cpu")
+    if healing_device(options.device).type == "cuda":
+        progress.note(f"Variants are healed on {torch.cuda.get_device_name()}; latency is measured on the CPU.")
     blocking = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
     if blocking is not None and not options.dry_run:
         raise UsageError("out", f"'{blocking}' is a file: nothing can be written into '{out}'.", hint="Name a folder.")

@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from aslconvert.converter.errors import InternalError, ModelRefused
 from aslconvert.converter.fit.layerwise import SiteFit, fit_layerwise
+from aslconvert.converter.heal.device import healing_device, placed
 from aslconvert.converter.heal.distil import heal
 from aslconvert.converter.heal.pool import Pool
 from aslconvert.converter.options import ConvertOptions
@@ -65,7 +66,8 @@ class Workshop:
     ) -> None:
         self._subject = subject
         self._batches = batches
-        self._pool = pool
+        self._device = healing_device(options.device)
+        self._pool = pool.to(self._device)
         self._state = state
         self._options = options
         self._deadline = deadline
@@ -149,22 +151,23 @@ class Workshop:
             self._state.write(key, seconds)
         self._progress.stage(f"heal {planned.id}")
         steps = self._steps.get(planned.id, self._options.heal_steps)
-        healing = heal(
-            gm,
-            self._pool,
-            seconds=planned_seconds if steps is None else math.inf,
-            max_steps=steps,
-            seed=self._options.seed,
-            batch=self._options.heal_batch,
-            keep_window=planned.in_order,
-            pieces=self._options.accumulate,
-            fixed_batch=self._subject.fixed_batch,
-            on_note=lambda told: self._progress.note(f"{planned.id}: {told}"),
-            checkpoint=self._state.checkpoint(planned.id),
-            on_step=lambda used, allowed, loss: self._progress.update(
-                used, planned_seconds if steps is None else used, "s", loss=loss
-            ),
-        )
+        with placed(gm, self._device):
+            healing = heal(
+                gm,
+                self._pool,
+                seconds=planned_seconds if steps is None else math.inf,
+                max_steps=steps,
+                seed=self._options.seed,
+                batch=self._options.heal_batch,
+                keep_window=planned.in_order,
+                pieces=self._options.accumulate,
+                fixed_batch=self._subject.fixed_batch,
+                on_note=lambda told: self._progress.note(f"{planned.id}: {told}"),
+                checkpoint=self._state.checkpoint(planned.id),
+                on_step=lambda used, allowed, loss: self._progress.update(
+                    used, planned_seconds if steps is None else used, "s", loss=loss
+                ),
+            )
         return Made(
             planned=planned,
             gm=gm,

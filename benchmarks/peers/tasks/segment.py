@@ -12,11 +12,11 @@ from peers.tasks.sprites import animals, digits, split_pictures
 from peers.tasks.task import CACHE, Task, import_examples, save_arrays
 from peers.tasks.train import trained
 
-STEPS, QUICK_STEPS = 1000, 60
+STEPS, QUICK_STEPS = 2000, 60
 BATCH = 16
 SEED = 0
 SIDE = 64
-SAMPLES = (300, 1200, 150, 300)
+SAMPLES = (300, 3000, 200, 500)
 """Pictures of each split."""
 
 ANIMALS = (1, 4, 6)
