@@ -135,7 +135,7 @@ class _Conversion:
     def _plans(
         self, state: State, batches: Batches, timer: Timer, fastest: tuple[str, float]
     ) -> tuple[list[Planned], Survey]:
-        stored = load_plans(state)
+        stored = load_plans(state, device=device_profile(threads=self.threads))
         if stored is None and self.decided is not None:
             stored = self.decided.plans, self.decided.survey
         if stored is not None:
@@ -144,7 +144,7 @@ class _Conversion:
             importance = output_importance(self.subject.gm, sites, batches[:2], seed=self.options.seed)
             return plans, dataclasses.replace(found, importance=importance)
         plans, found = self._new_plans(batches, timer, fastest)
-        store_plans(state, plans, found)
+        store_plans(state, plans, found, device=device_profile(threads=self.threads))
         return plans, found
 
     def _new_plans(self, batches: Batches, timer: Timer, fastest: tuple[str, float]) -> tuple[list[Planned], Survey]:

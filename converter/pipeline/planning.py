@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from torch import Tensor
 
+from aslconvert.converter.cost.device import DeviceProfile
 from aslconvert.converter.errors import TargetNotReached
 from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.pipeline.limits import limits_of, out_of_reach
@@ -134,14 +135,26 @@ def targets(options: ConvertOptions, most: float) -> list[float]:
     return sorted({*exact, *(target for target in spread if LEAST_GAIN <= target <= most / MARGIN)})
 
 
-def store_plans(state: State, plans: Sequence[Planned], found: Survey) -> None:
-    """Keep the plans for a resumed run."""
-    state.write("plans", {"plans": [asdict(planned) for planned in plans], **survey_record(found)})
+def store_plans(state: State, plans: Sequence[Planned], found: Survey, *, device: DeviceProfile) -> None:
+    """Keep the plans for a resumed run, and which ``device`` they were measured on."""
+    plain = [asdict(planned) for planned in plans]
+    state.write("plans", {"plans": plain, "device": _told(device), **survey_record(found)})
 
 
-def load_plans(state: State) -> tuple[list[Planned], Survey] | None:
-    """What ``store_plans`` kept, or None; the importance is not stored: the survey has none."""
+def load_plans(state: State, *, device: DeviceProfile) -> tuple[list[Planned], Survey] | None:
+    """What ``store_plans`` kept, or None; the importance is not stored: the survey has none.
+
+    Plans of another device than ``device`` are good all the same, and what is healed is not lost; the survey notes it.
+    """
     record = state.read("plans")
     if record is None:
         return None
-    return [Planned(**planned) for planned in record["plans"]], read_survey(record)
+    found = read_survey(record)
+    if record.get("device", _told(device)) != _told(device):
+        told = f"The plans were measured on {record['device']}, where this run began; all speed-ups told are of here."
+        found = replace(found, notes=(*found.notes, told))
+    return [Planned(**planned) for planned in record["plans"]], found
+
+
+def _told(device: DeviceProfile) -> str:
+    return f"{device.cpu}, {device.threads} threads ({device.torch_isa})"

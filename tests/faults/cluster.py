@@ -16,6 +16,12 @@ from pathlib import Path
 
 import redis
 
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "workers"))
+
+import postgres
+from wall import WallClock
+
 from aslconvert.workers.database import Database, migrate
 from aslconvert.workers.dispatch.celery import make_app, sender
 from aslconvert.workers.dispatch.outbox import Outbox
@@ -77,11 +83,14 @@ class Cluster:
     place: Path
     engine: str = "small_engine:run"
     names: tuple[str, ...] = ("one", "two")
+    url: str = ""
+    clock: WallClock | None = None
+    server: postgres.Cluster | None = None
     workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     started: int = 0
 
     def __post_init__(self) -> None:
-        self.url = f"sqlite:///{self.place / 'jobs.db'}"
+        self.url = self.url or f"sqlite:///{self.place / 'jobs.db'}"
         migrate(self.url)
         self.database = Database(self.url)
         self.store = JobStore(self.database)
@@ -103,7 +112,7 @@ class Cluster:
             "--lease", str(LEASE), "--name", f"{name}-{self.started}",
         ]  # fmt: skip
         command += ["--engine", self.engine] if self.engine else []
-        environment = {**os.environ, "PYTHONPATH": str(ENGINES)}
+        environment = {**os.environ, "PYTHONPATH": str(ENGINES), **(self.clock.environment if self.clock else {})}
         self.workers[name] = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         log.close()
 
@@ -131,9 +140,26 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(place: Path, **more: str) -> Iterator[Cluster]:
-    """A deployment whose outbox runs here, as it will in the API."""
-    made = Cluster(place, **more)  # type: ignore[arg-type]
+def cluster(place: Path, *, engine: str = "small_engine:run") -> Iterator[Cluster]:
+    """A deployment on SQLite whose outbox runs here, as it does in the API."""
+    with _running(Cluster(place, engine=engine, clock=WallClock(place / "clock"))) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def postgres_cluster(place: Path, binaries: Path) -> Iterator[Cluster]:
+    """Likewise on PostgreSQL; the server goes by the same time of day as the workers."""
+    clock = WallClock(place / "clock")
+    # The clock's folder must be reached by the user that the server runs as.
+    with (
+        postgres.cluster(binaries, durable=True, environment=clock.environment) as server,
+        _running(Cluster(place, url=server.url(), clock=clock, server=server)) as made,
+    ):
+        yield made
+
+
+@contextlib.contextmanager
+def _running(made: Cluster) -> Iterator[Cluster]:
     try:
         with made.outbox:
             yield made

@@ -26,8 +26,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "workers"))
 
-from cluster import Cluster, cluster, wait_for
+import postgres
+from cluster import Cluster, cluster, postgres_cluster, wait_for
 
 from aslconvert.workers.jobs import FINISHED, Job, Kind, NewJob, Queue, State
 
@@ -141,6 +143,29 @@ def cancel(at: Cluster, jobs: Sequence[Job]) -> None:
     at.store.request_cancel(jobs[0].id)
 
 
+def set_clock(at: Cluster, jobs: Sequence[Job]) -> None:
+    """Somebody sets the clock of workers and database by an hour or two, forward or back."""
+    if at.clock is None:
+        raise ValueError("this deployment goes by the true time")
+    at.clock.set(random.choice((-7200, -3600, 3600, 7200)))
+
+
+def restart_database(at: Cluster, jobs: Sequence[Job]) -> None:
+    _bounce(at, "fast")
+
+
+def kill_database(at: Cluster, jobs: Sequence[Job]) -> None:
+    _bounce(at, "immediate")
+
+
+def _bounce(at: Cluster, mode: str) -> None:
+    if at.server is None:
+        raise ValueError("this deployment has no database server")
+    at.server.stop(mode=mode)
+    time.sleep(random.uniform(0, 2))
+    at.server.start()
+
+
 FAULTS: dict[str, Callable[[Cluster, Sequence[Job]], None]] = {
     "kill -9 of the sandbox": kill_sandbox,
     "kill -9 of a worker": kill_worker,
@@ -151,6 +176,13 @@ FAULTS: dict[str, Callable[[Cluster, Sequence[Job]], None]] = {
     "a worker frozen past its lease": freeze_worker,
     "disk full": fill_disk,
     "cancel": cancel,
+    "clock set": set_clock,
+}
+ON_POSTGRES: dict[str, Callable[[Cluster, Sequence[Job]], None]] = {
+    "PostgreSQL restarted": restart_database,
+    "PostgreSQL stopped at once": kill_database,
+    "clock of PostgreSQL set": set_clock,
+    "kill -9 of a worker, on PostgreSQL": kill_worker,
 }
 if os.geteuid() != 0:
     # A disk small enough to be filled is mounted, which root alone may.
@@ -170,7 +202,7 @@ def one_run(at: Cluster, fault: str, tally: Tally) -> None:
     before = {job.id: at.store.job(job.id) for job in jobs}
     states = {job.id: at.store.checkpoint(job.id) for job in jobs}
     begun = time.monotonic()
-    FAULTS[fault](at, jobs)
+    {**FAULTS, **ON_POSTGRES}[fault](at, jobs)
     # What was told before the fault may be stored after it; what is told from here on is told by a job that goes on.
     time.sleep(FLUSHED)
     counts = {key: at.store.job(key).event_count for key, job in before.items() if job.state is State.RUNNING}
@@ -228,20 +260,35 @@ def small_disk(place: Path) -> Iterator[None]:
 
 
 def soak(runs: int, *, seed: int, place: Path) -> Tally:
-    """``runs`` faults, each kind in turn, at moments that ``seed`` draws."""
+    """``runs`` faults, each kind in turn, at moments that ``seed`` draws; those of PostgreSQL where it is installed."""
     random.seed(seed)
     tally = Tally()
+    binaries = postgres.programs()
+    if binaries is None:
+        print("NO POSTGRESQL HERE: its faults are left out", file=sys.stderr)
+    kinds = len(FAULTS) + (len(ON_POSTGRES) if binaries else 0)
+    turns = [number % kinds for number in range(runs)]
     with small_disk(place), cluster(place) as at:
-        for number in range(runs):
-            fault = list(FAULTS)[number % len(FAULTS)]
-            one_run(at, fault, tally)
-            print(f"{number + 1}/{runs} {fault}: {tally.recovery_s[-1]:.1f} s", flush=True)
-        with contextlib.suppress(TimeoutError):
-            wait_for(lambda: not at.sandboxes(), seconds=10)
-        if at.sandboxes() or list((place / "work").rglob("spec.json")):
-            tally.wrong += 1
-            print("something is left of a job that has ended", file=sys.stderr)
+        _in_turn(at, [list(FAULTS)[turn] for turn in turns if turn < len(FAULTS)], tally)
+    others = [list(ON_POSTGRES)[turn - len(FAULTS)] for turn in turns if turn >= len(FAULTS)]
+    if others and binaries:
+        # Where another user, as whom the server runs, can reach the clock.
+        with tempfile.TemporaryDirectory(prefix="aslconvert-soak-") as folder:
+            Path(folder).chmod(0o755)
+            with postgres_cluster(Path(folder), binaries) as at:
+                _in_turn(at, others, tally)
     return tally
+
+
+def _in_turn(at: Cluster, faults: Sequence[str], tally: Tally) -> None:
+    for number, fault in enumerate(faults):
+        one_run(at, fault, tally)
+        print(f"{number + 1}/{len(faults)} {fault}: {tally.recovery_s[-1]:.1f} s", flush=True)
+    with contextlib.suppress(TimeoutError):
+        wait_for(lambda: not at.sandboxes(), seconds=10)
+    if at.sandboxes() or list((at.place / "work").rglob("spec.json")):
+        tally.wrong += 1
+        print("something is left of a job that has ended", file=sys.stderr)
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +22,10 @@ def programs() -> Path | None:
 class Cluster:
     """A running server that nobody outside this machine can reach, and that syncs only if it must be ``durable``."""
 
-    def __init__(self, folder: Path, binaries: Path, *, durable: bool = False) -> None:
+    def __init__(
+        self, folder: Path, binaries: Path, *, durable: bool = False, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self._environment = {**os.environ, **(environment or {})}
         self.options = "" if durable else "-c fsync=off -c autovacuum=off"
         self.folder = folder
         self.binaries = binaries
@@ -52,6 +55,7 @@ class Cluster:
             stderr=subprocess.DEVNULL,
             check=False,
             cwd=self.folder,
+            env=self._environment,
             **other,  # type: ignore[call-overload]  # one of the two forms of subprocess.run's options
         )
         if done.returncode != 0:
@@ -59,12 +63,14 @@ class Cluster:
 
 
 @contextmanager
-def cluster(binaries: Path, *, durable: bool = False) -> Iterator[Cluster]:
-    """A running server that is gone afterwards."""
+def cluster(
+    binaries: Path, *, durable: bool = False, environment: Mapping[str, str] | None = None
+) -> Iterator[Cluster]:
+    """A running server that is gone afterwards; ``environment`` is added to this process's."""
     # A socket's path has at most 107 characters, which pytest's own folders exceed.
     folder = Path(tempfile.mkdtemp(prefix="pg"))
     try:
-        server = Cluster(folder, binaries, durable=durable)
+        server = Cluster(folder, binaries, durable=durable, environment=environment)
         server.start()
         try:
             yield server

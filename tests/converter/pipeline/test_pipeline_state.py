@@ -1,10 +1,12 @@
 """What a run leaves for its continuation, and how plans and healing time are dealt out."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from aslconvert.converter.cost.device import DeviceProfile
 from aslconvert.converter.errors import InfrastructureError, UsageError
 from aslconvert.converter.fit.layerwise import SiteFit
 from aslconvert.converter.fit.rows import Block
@@ -58,7 +60,8 @@ def test_fits_and_plans_come_back_as_they_were(tmp_path: Path) -> None:
     assert torch.equal(back["layer1.0.conv1"].block.weight, block.weight)
     assert state.read_fits("x2") is None
 
-    assert load_plans(state) is None
+    here = DeviceProfile("one kind", (), "AVX2", 8, 4, 1.0, "", {}, kernels_native=True)
+    assert load_plans(state, device=here) is None
     plans = [Planned(id="x2.00", plan={"a": 16, "b": None}, target=2.0, expected=2.1, prune=0.25)]
     found = Survey(
         costs={"a": {None: 2.0, 16: 1.0}, "b": {None: 1.0, 16: 2.0}},
@@ -67,8 +70,13 @@ def test_fits_and_plans_come_back_as_they_were(tmp_path: Path) -> None:
         importance={},
         left_out={"x3.00-pruned": "Nothing can go."},
     )
-    store_plans(state, plans, found)
-    assert load_plans(state) == (plans, found)
+    store_plans(state, plans, found, device=here)
+    assert load_plans(state, device=here) == (plans, found)
+    # What was planned elsewhere is gone on with, and the report will tell.
+    elsewhere = load_plans(state, device=replace(here, cpu="another kind"))
+    assert elsewhere is not None
+    assert elsewhere[0] == plans
+    assert [note for note in elsewhere[1].notes if "one kind, 4 threads" in note]
 
 
 def test_damaged_tensors_are_made_again_and_damaged_records_are_refused(tmp_path: Path) -> None:
