@@ -25,7 +25,7 @@ from aslconvert.workers.errors import (
 )
 from aslconvert.workers.heart import Heart
 from aslconvert.workers.jobs import Claim, JobStore, Progress, State
-from aslconvert.workers.metrics import STAGE_SECONDS
+from aslconvert.workers.metrics import STAGE_NAMES, STAGE_SECONDS
 from aslconvert.workers.plain import remove_tree
 from aslconvert.workers.policy import Outcome, SupervisorSettings
 from aslconvert.workers.results import Taken, take
@@ -244,7 +244,7 @@ class Attempt:
         now = time.monotonic()
         if before:
             # Variants have stages of their own, "heal x2.00": the first word tells enough.
-            STAGE_SECONDS.labels(before.split(" ")[0][:32]).observe(now - since)
+            STAGE_SECONDS.labels(STAGE_NAMES.bounded(before)).observe(now - since)
         self._stage = (name, now)
 
     def _keep_state(self) -> None:

@@ -1,4 +1,4 @@
-"""The work of a job inside its sandbox: rebuild what was uploaded, then inspect or convert it."""
+"""The work of a job inside its sandbox: rebuild what was uploaded, then inspect, convert or time it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ Tell = Callable[..., None]
 
 TELL_SECONDS = 0.25
 """Progress is told no more often than this."""
+
+LEAST_ROUNDS = 3
 
 NO_OPTION = frozenset({"device", "resume", "dry_run", "plan", "dump_passes", "cache"})
 """Options of a conversion that a job cannot set: paths, and what the worker decides."""
@@ -47,11 +49,16 @@ def run(*, kind: str, payload: Mapping[str, Any], folder: Path, tell: Tell) -> d
         vet(folder / "in" / payload["data"], data, kind="data")
         arrays = [data / name for name in ("arrays.npz", "arrays.safetensors")]
         data = next((path for path in arrays if path.is_file()), data)
+    name = str(model)
+    if payload.get("architecture"):
+        name = f"arch:{payload['architecture']}@{model}"
+    given = dict(payload.get("options") or {})
     # Only now: what was uploaded has been rebuilt before torch is there to be attacked.
     from aslconvert.converter.errors import UsageError
     from aslconvert.converter.options import ConvertOptions, Crop
 
-    given = dict(payload.get("options") or {})
+    if kind == "bench":
+        return _bench(name, given, _Told(tell))
     known = {field.name for field in dataclasses.fields(ConvertOptions)} - NO_OPTION
     if unknown := sorted(set(given) - known):
         raise UsageError(
@@ -64,11 +71,8 @@ def run(*, kind: str, payload: Mapping[str, Any], folder: Path, tell: Tell) -> d
     for name, value in given.items():
         if isinstance(value, list) and "tuple" in str(hints[name]):
             given[name] = tuple(value)
-    name = str(model)
-    if payload.get("architecture"):
-        name = f"arch:{payload['architecture']}@{model}"
     if kind not in _WORK:
-        raise UsageError("kind", f"No job of kind {kind!r} is run yet.", hint=f"There are {', '.join(sorted(_WORK))}.")
+        raise UsageError("kind", f"There is no job of kind {kind!r}.", hint="There are bench, convert and inspect.")
     try:
         options = ConvertOptions(**given, resume=bool(payload.get("resume")), cache=False)
     except TypeError as error:
@@ -138,6 +142,26 @@ def _inspect(model: str, data: Path | None, options: Any, out: Path, told: _Told
 
     forecast = predict(model, data=None if data is None else str(data), options=options, progress=told)
     return {"files": [], "missed": None, "forecast": _plain(forecast)}
+
+
+def _bench(model: str, given: dict[str, Any], told: _Told) -> dict[str, Any]:
+    from aslconvert.converter.cost.bench import bench
+    from aslconvert.converter.errors import UsageError
+
+    known = {"runtimes": list, "shape": list, "threads": int, "rounds": int, "seed": int}
+    for name, value in given.items():
+        if name not in known:
+            raise UsageError(
+                "option", f"No bench has the option {name!r}.", hint=f"There are {', '.join(sorted(known))}."
+            )
+        items = value if known[name] is list and isinstance(value, list) else [value]
+        wanted = str if name == "runtimes" else int
+        if isinstance(value, list) != (known[name] is list) or not all(type(item) is wanted for item in items):
+            raise UsageError("option", f"The option {name!r} has a value of the wrong type.", hint="See bench --help.")
+    if given.get("rounds", LEAST_ROUNDS) < LEAST_ROUNDS:
+        raise UsageError("option", f"A bench has {LEAST_ROUNDS} rounds or more.", hint="Give more rounds.")
+    told.stage("bench")
+    return {"files": [], "missed": None, "bench": _plain(bench(model, **given))}
 
 
 def _plain(value: Any) -> Any:

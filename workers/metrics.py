@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
@@ -18,6 +19,30 @@ STAGE_SECONDS = Histogram(
     "aslconvert_stage_seconds", "Seconds that a stage of a job took.", ["stage"],
     buckets=(0.1, 0.5, 1, 5, 10, 30, 60, 300, 600, 1800, 3600, 7200),
 )  # fmt: skip
+
+
+class Names:
+    """The names that a label takes: the first ``most`` that come, and "other" for those after them.
+
+    Stages and codes are told by what runs in the sandbox, and every new one is kept by Prometheus for good.
+    """
+
+    def __init__(self, *, most: int = 64, chars: int = 48) -> None:
+        self._most, self._chars = most, chars
+        self._known: set[str] = set()
+        self._lock = threading.Lock()
+
+    def bounded(self, name: str) -> str:
+        """``name``, cut to its first word, or "other"."""
+        word = name.split(" ", 1)[0][: self._chars]
+        with self._lock:
+            if word in self._known or len(self._known) < self._most:
+                self._known.add(word)
+                return word
+        return "other"
+
+
+STAGE_NAMES, CODE_NAMES = Names(), Names(most=256)
 
 
 class Queues(Collector):

@@ -12,7 +12,7 @@ from aslconvert.workers.attempt import Attempt
 from aslconvert.workers.errors import LeaseLost
 from aslconvert.workers.heart import Heart
 from aslconvert.workers.jobs import Claim, JobStore
-from aslconvert.workers.metrics import AT_WORK, ATTEMPTS
+from aslconvert.workers.metrics import AT_WORK, ATTEMPTS, CODE_NAMES
 from aslconvert.workers.plain import remove_tree
 from aslconvert.workers.policy import Outcome, SupervisorSettings
 from aslconvert.workers.sandbox.launch import LOG
@@ -54,7 +54,7 @@ class Supervisor:
             outcome, code = Outcome.LOST, error.code
         finally:
             remove_tree(workspace)
-        ATTEMPTS.labels(outcome.value, code).inc()
+        ATTEMPTS.labels(outcome.value, CODE_NAMES.bounded(code)).inc()
         log.info("attempt ends", outcome=outcome.value, code=code, seconds=round(time.monotonic() - begun, 3))
         return outcome
 

@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from aslconvert.converter.errors import UsageError
+from aslconvert.workers import engine
 from aslconvert.workers.database import Database
 from aslconvert.workers.jobs import Job, JobStore, Kind, NewJob, Queue, State
 from aslconvert.workers.policy import Outcome, SupervisorSettings
@@ -118,3 +120,25 @@ def test_an_inspection_predicts_without_data(supervisor: Supervisor, model: byte
     assert forecast["sites"] == 2
     assert [point["speedup"] > 0 for point in forecast["points"]]
     assert forecast["device"]["threads"] == 1
+
+
+def test_a_bench_times_the_runtimes_asked_for(supervisor: Supervisor, model: bytes) -> None:
+    outcome, job = run(supervisor, Kind.BENCH, model, None, threads=1, rounds=3, runtimes=["torch", "onnxruntime"])
+    assert (outcome, job.problem) == (Outcome.SUCCEEDED, None)
+    assert job.result is not None
+    rows = job.result["bench"]["rows"]
+    assert {row["runtime"]: row["latency"]["p50_ms"] > 0 for row in rows} == {"torch": True, "onnxruntime": True}
+    assert job.result["bench"]["device"]["threads"] == 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"plan": "x"}, {"rounds": "3"}, {"rounds": 1}, {"shape": [1, "3"]}, {"threads": True}]
+)
+def test_options_that_no_bench_has_are_told(tmp_path: Path, model: bytes, options: dict[str, object]) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "model").write_bytes(model)
+    with pytest.raises(UsageError) as refused:
+        engine.run(
+            kind="bench", payload={"model": "model", "options": options}, folder=tmp_path, tell=lambda *_, **__: None
+        )
+    assert refused.value.code == "option"
