@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, broadcast
 from torch import Tensor, fx
 
@@ -25,6 +26,10 @@ class Processes:
         half = half and cuda and torch.cuda.is_bf16_supported()
         # A parameter that only an integer output reads gets no gradient, which is no error.
         parallel = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+        known: dict[str, Any] = AcceleratorState._shared_state
+        if known and AcceleratorState().num_processes == 1:
+            # Accelerate keeps the first device for the life of a process; the next healing may be on another one.
+            AcceleratorState._reset_state(reset_partial_state=True)
         self._accelerator = Accelerator(
             cpu=not cuda, mixed_precision="bf16" if half else "no", kwargs_handlers=[parallel]
         )

@@ -46,7 +46,8 @@ def main(given: list[str]) -> int:
         events.write(json.dumps({"kind": kind, "at": time.time(), "data": data}) + "\n")
 
     readable = [Path(path) for path in spec["readable"]]
-    held = confine(writable=[folder], readable=readable, limits=Limits(**spec["limits"]))
+    gpu = bool(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    held = confine(writable=[folder], readable=readable, limits=Limits(**spec["limits"]), gpu=gpu)
     tell("confined", **held.to_json())
     if spec["strict"] and not held.whole:
         tell("failed", error_kind="infrastructure", code="sandbox_incomplete", message=str(held.missing), hint="")

@@ -36,7 +36,8 @@ from aslconvert.workers.sandbox.seccomp import refuse_calls
 SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc", "/proc", "/sys", "/dev/urandom")
 """What a Python with its libraries reads, besides its own folders."""
 
-DEVICES = ("/dev/null", "/dev/zero", "/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-caps")
+DEVICES = ("/dev/null", "/dev/zero")
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-caps")
 
 MOST_DESCRIPTORS = 256
 _BY_SIGNAL = 128
@@ -79,8 +80,12 @@ def die_with_parent(parent: int) -> None:
         raise SystemExit("the parent is gone")
 
 
-def confine(*, writable: Iterable[Path], readable: Iterable[Path] = (), limits: Limits) -> Confinement:
+def confine(
+    *, writable: Iterable[Path], readable: Iterable[Path] = (), limits: Limits, gpu: bool = False
+) -> Confinement:
     """Leave this process its own folders, no network, no other processes and few system calls, as far as can be had.
+
+    ``gpu`` leaves it what CUDA's driver needs besides: the devices, the names of its threads, one kind of local socket.
 
     Returns in a child of the calling process, in a process namespace of its own where that can be had: whatever it
     starts then dies with it, and it dies with the caller, which waits for it and takes over its exit status. Must be
@@ -100,8 +105,10 @@ def confine(*, writable: Iterable[Path], readable: Iterable[Path] = (), limits: 
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     folders = [Path(path) for path in writable]
     own = [*map(Path, SYSTEM), *python_folders(), *readable]
+    if gpu:
+        folders += [*map(Path, GPU_DEVICES), *sorted(Path("/dev").glob("nvidia[0-9]*")), _own_threads()]
     files = _try(missing, "files", lambda: f"landlock {_landlock(own, folders, missing)}")
-    calls = _try(missing, "calls", lambda: _named(refuse_calls, "seccomp"))
+    calls = _try(missing, "calls", lambda: _named(lambda: refuse_calls(gpu=gpu), "seccomp"))
     with contextlib.suppress(OSError):
         drop_capabilities()
     if not network and calls:
@@ -126,11 +133,18 @@ def python_folders() -> list[Path]:
 
 
 def _landlock(readable: list[Path], writable: list[Path], missing: dict[str, str]) -> int:
-    devices = [Path(path) for path in DEVICES] + sorted(Path("/dev").glob("nvidia[0-9]*"))
-    version = restrict_files(readable=readable, writable=[*devices, *writable])
+    version = restrict_files(readable=readable, writable=[*map(Path, DEVICES), *writable])
     if version < TRUNCATE_VERSION:
         missing["truncate"] = f"Landlock {version} lets files be emptied that cannot be written"
     return version
+
+
+def _own_threads() -> Path:
+    """The folder of this process's threads, whose names CUDA's driver writes there."""
+    folder = Path("/proc/self/task")
+    # A rule holds for a folder as it is now: left open for as long as the process lives, it is not made anew.
+    os.open(folder, os.O_PATH | os.O_CLOEXEC)
+    return folder
 
 
 def _new_namespaces() -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import socket
 import struct
 from errno import ENOSYS, EPERM
 
 from aslconvert.workers.sandbox.kernel import PR_SET_SECCOMP, prctl_pointer
 
 _MODE_FILTER = 2
-_LOAD, _EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06
+_LOAD, _EQUAL, _ANY_BIT, _RETURN, _AND = 0x20, 0x15, 0x45, 0x06, 0x54
 _ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
+_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _SECOND_ARGUMENT = 0, 4, 16, 24
+_SOCKET_KIND = 0xF
 
 _NAMESPACES = 0x7E020080
 """Every CLONE_NEW* flag."""
@@ -75,8 +77,11 @@ def has_filter() -> bool:
     return platform.machine() in _MACHINES
 
 
-def refuse_calls() -> None:
+def refuse_calls(*, gpu: bool = False) -> None:
     """Refuse the calls to this process and all it starts. Needs ``no_new_privs``.
+
+    ``gpu`` lets it make local sockets of sequenced packets, without one of which CUDA's driver does not start. Databases
+    and container engines listen on streams, which these cannot reach.
 
     Sockets are among them, of every family: those of files would reach a database or a container engine. ``clone3``
     does not exist here, as a filter cannot see its flags; the C library then takes ``clone``, whose new namespaces are
@@ -87,7 +92,7 @@ def refuse_calls() -> None:
     """
     if not has_filter():
         raise OSError(f"no filter of system calls for {platform.machine()}")
-    program = _program(*_MACHINES[platform.machine()])
+    program = _program(*_MACHINES[platform.machine()], gpu=gpu)
     code = ctypes.create_string_buffer(program, len(program))
 
     class _Program(ctypes.Structure):
@@ -97,7 +102,7 @@ def refuse_calls() -> None:
     prctl_pointer(PR_SET_SECCOMP, _MODE_FILTER, ctypes.cast(ctypes.byref(told), ctypes.c_void_p))
 
 
-def _program(column: int, architecture: int) -> bytes:
+def _program(column: int, architecture: int, *, gpu: bool) -> bytes:
     """Classic BPF: another architecture's calls kill the process, the denied ones fail, the rest passes."""
     lines = [
         _line(_LOAD, 0, 0, _ARCHITECTURE),
@@ -108,6 +113,17 @@ def _program(column: int, architecture: int) -> bytes:
         _line(_ANY_BIT, 0, 1, 0x40000000),
         _line(_RETURN, 0, 0, _KILL),
     ]
+    if gpu:
+        lines += [
+            _line(_EQUAL, 0, 7, _DENIED["socket"][column]),
+            _line(_LOAD, 0, 0, _FIRST_ARGUMENT),
+            _line(_EQUAL, 0, 3, socket.AF_UNIX),
+            _line(_LOAD, 0, 0, _SECOND_ARGUMENT),
+            _line(_AND, 0, 0, _SOCKET_KIND),
+            _line(_EQUAL, 1, 0, socket.SOCK_SEQPACKET),
+            _line(_RETURN, 0, 0, _ERRNO | EPERM),
+            _line(_RETURN, 0, 0, _ALLOW),
+        ]
     for numbers in _DENIED.values():
         lines += [_line(_EQUAL, 0, 1, numbers[column]), _line(_RETURN, 0, 0, _ERRNO | EPERM)]
     lines += [_line(_EQUAL, 0, 1, _CLONE3[column]), _line(_RETURN, 0, 0, _ERRNO | ENOSYS)]

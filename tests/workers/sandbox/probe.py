@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,27 @@ def attempts(*, kind: str, payload: dict[str, Any], folder: Path, tell: Tell) ->
             attempt()
             result[name] = "could"
         except (OSError, MemoryError, subprocess.SubprocessError) as error:
+            result[name] = type(error).__name__
+    return result
+
+
+def driver(*, kind: str, payload: dict[str, Any], folder: Path, tell: Tell) -> dict[str, Any]:
+    """What CUDA's driver does when it starts, and what comes close to it."""
+    own = Path(f"/proc/self/task/{threading.get_native_id()}/comm")
+    tried: dict[str, Callable[[], object]] = {
+        "name a thread": lambda: own.write_text("cuda"),
+        "local packets": lambda: socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).close(),
+        "local stream": lambda: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM).close(),
+        "internet packets": lambda: socket.socket(socket.AF_INET, socket.SOCK_SEQPACKET).close(),
+        "a setting of the kernel": lambda: Path("/proc/sys/vm/overcommit_ratio").open("r+").close(),
+        "own score": lambda: Path("/proc/self/oom_score_adj").open("r+").close(),
+    }
+    result = {}
+    for name, attempt in tried.items():
+        try:
+            attempt()
+            result[name] = "could"
+        except OSError as error:
             result[name] = type(error).__name__
     return result
 

@@ -20,14 +20,16 @@ from aslconvert.workers.sandbox.limits import Limits
 HERE = Path(__file__).parent
 
 
-def spec(folder: Path, engine: str, *, kind: str = "test", payload: dict[str, Any] | None = None) -> Spec:
+def spec(
+    folder: Path, engine: str, *, kind: str = "test", payload: dict[str, Any] | None = None, gpu: str = ""
+) -> Spec:
     return Spec(
         kind=kind,
         payload=payload or {},
         folder=folder,
         engine=f"probe:{engine}",
         limits=Limits(memory=4 << 30, file_size=32 << 20, open_files=256),
-        environment={"PYTHONPATH": str(HERE)},
+        environment={"PYTHONPATH": str(HERE), **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})},
     )
 
 
@@ -72,12 +74,15 @@ def listeners(tmp_path: Path) -> Iterator[tuple[int, str]]:
         yield tcp.getsockname()[1], path
 
 
-def test_a_job_reaches_nothing_but_its_folder(folder: Path, tmp_path: Path, listeners: tuple[int, str]) -> None:
+@pytest.mark.parametrize("gpu", ["", "0"])
+def test_a_job_reaches_nothing_but_its_folder(
+    folder: Path, tmp_path: Path, listeners: tuple[int, str], gpu: str
+) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "there.txt").write_text("keep")
     payload = {"outside": str(outside), "port": listeners[0], "unix": listeners[1], "parent": os.getpid()}
-    status, events = finish(Sandbox(spec(folder, "attempts", payload=payload)))
+    status, events = finish(Sandbox(spec(folder, "attempts", payload=payload, gpu=gpu)))
     held = events[0].data
     if not held["whole"]:
         pytest.skip(f"THE KERNEL GRANTS LESS THAN THE WHOLE SANDBOX HERE: {held['missing']}")
@@ -86,6 +91,17 @@ def test_a_job_reaches_nothing_but_its_folder(folder: Path, tmp_path: Path, list
     assert {name: told for name, told in result.items() if told == "could"} == {}
     assert [path.name for path in outside.iterdir()] == ["there.txt"]
     assert (outside / "there.txt").read_text() == "keep"
+
+
+@pytest.mark.parametrize("gpu", ["", "0"])
+def test_a_gpu_opens_only_what_its_driver_needs(folder: Path, gpu: str) -> None:
+    status, events = finish(Sandbox(spec(folder, "driver", gpu=gpu)))
+    if not events[0].data["whole"]:
+        pytest.skip(f"THE KERNEL GRANTS LESS THAN THE WHOLE SANDBOX HERE: {events[0].data['missing']}")
+    assert status == DONE
+    result = json.loads((folder / "result.json").read_text())
+    could = {name for name, told in result.items() if told == "could"}
+    assert could == ({"name a thread", "local packets"} if gpu else set())
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
