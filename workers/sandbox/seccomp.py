@@ -80,8 +80,8 @@ def has_filter() -> bool:
 def refuse_calls(*, gpu: bool = False) -> None:
     """Refuse the calls to this process and all it starts. Needs ``no_new_privs``.
 
-    ``gpu`` lets it make local sockets of sequenced packets, without one of which CUDA's driver does not start. Databases
-    and container engines listen on streams, which these cannot reach.
+    ``gpu`` lets it make local sockets of sequenced packets, without one of which CUDA's driver does not start.
+    Databases and container engines listen on streams, which these cannot reach.
 
     Sockets are among them, of every family: those of files would reach a database or a container engine. ``clone3``
     does not exist here, as a filter cannot see its flags; the C library then takes ``clone``, whose new namespaces are
