@@ -56,6 +56,7 @@ zoo: setup
 
 soak: setup $(STAMPS)/services
 	$(BIN)/python tests/faults/soak.py --runs $(SOAK_RUNS) --real 6
+	$(BIN)/python tests/workers/intake/fuzz.py --seconds 600
 
 fuzz: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/kernels/fuzz.py --seconds $(FUZZ_SECONDS)

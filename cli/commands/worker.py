@@ -93,6 +93,7 @@ def worker(
         try:
             # Imported here: commands that need no database must not ask for one.
             from aslconvert.cli.working import settings_for
+            from aslconvert.workers.gpus import require_gpu
             from aslconvert.workers.logs import set_up_logs
             from aslconvert.workers.metrics import serve_metrics
             from aslconvert.workers.settings import Places
@@ -108,7 +109,8 @@ def worker(
         set_up_logs()
         queues, settings = settings_for(queues=queue, device=device, engine=engine, strict=strict)
         if device is not None and device != "cpu":
-            say(f"aslconvert: this worker shows jobs {device} alone, but conversions run on the CPU today.")
+            gpu = require_gpu(int(device.removeprefix("cuda:")))
+            say(f"aslconvert: jobs are healed on {device}, {gpu.name}, {gpu.free_mib} MiB free.")
         places = Places(folder=folder, database=database_url, storage=storage, redis=redis)
         with places.opened() as (store, blobs):
             one = Worker(
