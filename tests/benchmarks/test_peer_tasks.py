@@ -22,7 +22,7 @@ from aslconvert.converter.errors import InfrastructureError, UsageError
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NAMES = ("context", "record", "run", "methods.int8", "methods.prune", "table", "__main__",
-         "tasks.boxes", "tasks.detect", "tasks.emoji", "tasks.segment", "tasks.task", "tasks.train")  # fmt: skip
+         "tasks.boxes", "tasks.detect", "tasks.digits", "tasks.emoji", "tasks.npm", "tasks.segment", "tasks.task", "tasks.train")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -187,21 +187,53 @@ def test_emoji_split_as_their_shares_say(peers: dict[str, ModuleType]) -> None:
     assert splits == pytest.approx(emoji.SHARES, abs=0.024)
 
 
-def test_without_npm_the_emoji_are_told_missing(
+def test_packages_that_npm_does_not_give_are_told_missing(
     peers: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InfrastructureError, match="npm is not there") as caught:
-        peers["tasks.emoji"].fetch("twitter", tmp_path)
+        peers["tasks.npm"].fetch("pictures@1.0.0", "0" * 64, tmp_path)
     assert caught.value.code == "packages_missing"
     npm = tmp_path / "npm"
     npm.write_text("#!/bin/sh\necho no such registry >&2\nexit 1\n")
     npm.chmod(0o755)
     with pytest.raises(InfrastructureError, match="no such registry"):
-        peers["tasks.emoji"].fetch("google", tmp_path)
+        peers["tasks.npm"].fetch("pictures@1.0.0", "0" * 64, tmp_path)
     npm.write_text('#!/bin/sh\necho other > "$5/x.tgz"\n')
     with pytest.raises(InfrastructureError, match="not the archive that was pinned"):
-        peers["tasks.emoji"].fetch("google", tmp_path)
+        peers["tasks.npm"].fetch("pictures@1.0.0", "0" * 64, tmp_path)
+
+
+def test_test_digits_are_mnists_own_and_no_digit_is_in_two_splits(peers: dict[str, ModuleType], tmp_path: Path) -> None:
+    digits = peers["tasks.digits"]
+    used = sum(digits.COUNTS.values())
+    # Each picture says which it is: training digits count from 0, test digits are all bright.
+    numbers = np.arange(used + 5, dtype=np.uint32).view(np.uint8).reshape(-1, 4)
+    train = np.zeros((used + 5, 28, 28), np.uint8)
+    train[:, 0, :4] = numbers
+    given = {
+        "train": (train, np.arange(used + 5) % 10),
+        "t10k": (np.full((20, 28, 28), 255, np.uint8), np.arange(20) % 7),
+    }
+    archive = tmp_path / "mnist.tgz"
+    with tarfile.open(archive, "w:gz") as packed:
+        for name, (pictures, labels) in given.items():
+            files = {
+                "images-idx3": bytes(16) + pictures.tobytes(),
+                "labels-idx1": bytes(8) + labels.astype(np.uint8).tobytes(),
+            }
+            for kind, content in files.items():
+                member = tarfile.TarInfo(f"package/data/{name}-{kind}-ubyte")
+                member.size = len(content)
+                packed.addfile(member, io.BytesIO(content))
+    arrays = digits.gather(archive, mean=0.5, std=0.25)
+    assert arrays["image"].shape == (used + 20, 1, 28, 28)
+    assert np.bincount(arrays["split"]).tolist() == [*digits.COUNTS.values(), 20]
+    bytes_back = np.rint((arrays["image"] * 0.25 + 0.5) * 255).astype(np.uint8)
+    assert (bytes_back[arrays["split"] == 3] == 255).all()
+    assert (bytes_back[:used, 0, 0, :4] == numbers[:used]).all()
+    assert (arrays["label"][:used] == np.arange(used) % 10).all()
+    assert (arrays["label"][used:] == np.arange(20) % 7).all()
 
 
 def test_varied_emoji_stay_in_their_frame(peers: dict[str, ModuleType]) -> None:
