@@ -22,7 +22,8 @@ from aslconvert.converter.errors import InfrastructureError, UsageError
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NAMES = ("context", "record", "run", "methods.int8", "methods.prune", "table", "__main__",
-         "tasks.boxes", "tasks.detect", "tasks.digits", "tasks.emoji", "tasks.npm", "tasks.segment", "tasks.task", "tasks.train")  # fmt: skip
+         "tasks.boxes", "tasks.detect", "tasks.digits", "tasks.emoji", "tasks.npm", "tasks.segment",
+         "tasks.task", "tasks.train")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
