@@ -89,6 +89,20 @@ def test_matrices_in_one_stack_become_orthogonal_alike() -> None:
     torch.testing.assert_close(orthogonalise(stack.mT), alone.mT)
 
 
+@pytest.mark.parametrize("shape", [(6, 40), (40, 6), (3, 16, 64)])
+def test_wide_matrices_become_what_the_plain_steps_give(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Singular values over six decades: the small ones are where squaring could lose them.
+    scale = torch.logspace(0, -6, shape[-1], dtype=torch.float64)
+    matrix = torch.randn(shape, dtype=torch.float64) * scale
+    by_gram = orthogonalise(matrix), orthogonalise(matrix.float())
+    monkeypatch.setattr("aslconvert.converter.heal.optimiser.GRAM_RATIO", 1e9)
+    plain = orthogonalise(matrix)
+    torch.testing.assert_close(by_gram[0], plain, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(by_gram[1].double(), plain, rtol=0, atol=2e-3)
+
+
 def test_stacked_updates_are_those_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
     def moved() -> list[Tensor]:
         generator = torch.Generator().manual_seed(0)
