@@ -48,7 +48,7 @@ __device__ __forceinline__ int warp_min(int value) {
 __device__ __forceinline__ int warp_max(int value) { return -warp_min(-value); }
 
 // A factor for division by multiplication; divisors from 1 on (1 itself needs the case below).
-__device__ __forceinline__ unsigned reciprocal(int divisor) { return 0xffffffffu / static_cast<unsigned>(divisor) + 1; }
+__host__ __device__ __forceinline__ unsigned reciprocal(int divisor) { return 0xffffffffu / static_cast<unsigned>(divisor) + 1; }
 // value / divisor, exact while value * divisor < 2^32.
 __device__ __forceinline__ int divided(int value, unsigned reciprocal) {
   return reciprocal == 0 ? value : static_cast<int>(__umulhi(static_cast<unsigned>(value), reciprocal));

@@ -1,6 +1,8 @@
 // Chooses the tiles for images with their channels last.
 #include "pixel_tiles.cuh"
 
+#include <algorithm>
+
 namespace asl::cuda {
 
 bool plan_pixel_tiles(const Problem& problem, const PixelImages& images, int64_t batch, int type, PixelTiles* tiles) {
@@ -19,7 +21,7 @@ bool plan_pixel_tiles(const Problem& problem, const PixelImages& images, int64_t
     const int64_t most = kRoom / (wide + kReach) - kReach;
     if (most < 1) continue;
     const int64_t down = (height + most - 1) / most, tall = (height + down - 1) / down;
-    const int64_t runs = (wide + kTileRun - 1) / kTileRun * kTileRun;
+    const int64_t runs = (wide + 3) / 4 * 4;
     const int64_t work = across * down * (2 * runs * tall + (tall + kReach) * (wide + kReach));
     if (least >= 0 && work >= least) {
       if (wide < 8) break;
@@ -44,10 +46,19 @@ bool plan_pixel_tiles(const Problem& problem, const PixelImages& images, int64_t
   while (together > 1 && (batch + together - 1) / together * each < kEnough) --together;
   tiles->images = static_cast<int>(together);
   tiles->groups = static_cast<int>((batch + together - 1) / together);
+  tiles->across = static_cast<int>((columns + kTileRun - 1) / kTileRun);
+  tiles->runs = static_cast<int>(tiles->across * rows * together);
   tiles->lines = kTileLines;
+  tiles->per_slabs = reciprocal(tiles->slabs);
+  tiles->per_tiles_x = reciprocal(tiles->tiles_x);
+  tiles->per_tiles_y = reciprocal(tiles->tiles_y);
+  tiles->per_across = reciprocal(tiles->across);
+  tiles->per_rows = reciprocal(tiles->rows);
   tiles->blocks = tiles->groups * each;
   const int64_t pixels = together * images.in_size[1] * images.in_size[2];
-  return tiles->blocks <= INT32_MAX && pixels < INT32_MAX && pixels * (images.in_planes / per_chunk) < INT32_MAX;
+  // What division by multiplication is exact for.
+  const int64_t widest = std::max({tiles->slabs, tiles->tiles_x, tiles->tiles_y});
+  return tiles->blocks * widest < INT32_MAX && pixels < INT32_MAX && pixels * (images.in_planes / per_chunk) < INT32_MAX;
 }
 
 }  // namespace asl::cuda

@@ -12,15 +12,17 @@ namespace asl::cuda {
 constexpr int kLineBytes = 128, kChunkBytes = 16, kChunks = kLineBytes / kChunkBytes;
 constexpr int kTileThreads = 256, kTileWarps = kTileThreads / 32;
 constexpr int kTileBlocks = 4;    // on a multiprocessor: while one waits for its pixels, others work
-constexpr int kTileLines = 440;   // with what the system takes of each block, four fit into 227 KB
+constexpr int kTileLines = 440;   // with what the system takes of each block, four fit into 228 KB
 constexpr int kTileRun = 8;       // output pixels along x that a warp works on at once
 
 // How images are cut: a block has the output pixels of a tile in the channels of a line.
 struct PixelTiles {
-  int batch, height, width;  // in output pixels; `batch` images
+  int batch, height, width;   // in output pixels; `batch` images
   int images, rows, columns;  // of a tile
   int tiles_y, tiles_x, groups, slabs;
+  int across, runs;  // of a tile: runs in a row, and all
   int lines;
+  unsigned per_slabs, per_tiles_x, per_tiles_y, per_across, per_rows;  // for division by multiplication
   int64_t blocks;
 };
 
@@ -39,13 +41,13 @@ struct TilePlace {
   int slab, image, y, x;
   int images, rows, columns;
 
-  __device__ __forceinline__ TilePlace(const PixelTiles& tiles, unsigned number) {
-    slab = static_cast<int>(number % tiles.slabs);
-    number /= tiles.slabs;
-    x = static_cast<int>(number % tiles.tiles_x) * tiles.columns;
-    number /= tiles.tiles_x;
-    y = static_cast<int>(number % tiles.tiles_y) * tiles.rows;
-    image = static_cast<int>(number / tiles.tiles_y) * tiles.images;
+  __device__ __forceinline__ TilePlace(const PixelTiles& tiles, int number) {
+    const int tile = divided(number, tiles.per_slabs), line = divided(tile, tiles.per_tiles_x);
+    const int group = divided(line, tiles.per_tiles_y);
+    slab = number - tile * tiles.slabs;
+    x = (tile - line * tiles.tiles_x) * tiles.columns;
+    y = (line - group * tiles.tiles_y) * tiles.rows;
+    image = group * tiles.images;
     images = min(tiles.images, tiles.batch - image);
     rows = min(tiles.rows, tiles.height - y);
     columns = min(tiles.columns, tiles.width - x);
@@ -83,47 +85,46 @@ __device__ __forceinline__ void stage_pixels(const void* image, const int (&size
   constexpr int kPerChunk = kChunkBytes / sizeof(T), kTogether = 32 / kChunks;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, chunk = lane % kChunks;
   const int chunks = channels / kPerChunk, first_chunk = box.channel / kPerChunk + chunk;
-  const int height = size[1], width = size[2], count = place.images * box.height * box.width + kTileRun;
-  const unsigned per_width = reciprocal(box.width), per_height = reciprocal(box.height);
-  const char* from = static_cast<const char*>(image) +
-                     (static_cast<int64_t>(place.image) * height * width * chunks + first_chunk) * kChunkBytes;
-  // Each lane works out one pixel's place, then the lanes copy four pixels at a time.
-  for (int first = warp * 32; first < count; first += kTileThreads) {
-    const int line = divided(first + lane, per_width), at_image = divided(line, per_height);
-    const int x = first + lane - line * box.width + box.x + place.x, y = line - at_image * box.height + box.y + place.y;
-    const bool exists = at_image < place.images && within(y, height) && within(x, width);
-    const int mine = exists ? ((at_image * height + y) * width + x) * chunks : -1;
-    char* to = stage + (first + lane / kChunks) * kLineBytes + chunk * kChunkBytes;
-#pragma unroll
-    for (int i = 0; i < kChunks; ++i) {
-      const int offset = __shfl_sync(0xffffffffu, mine, i * kTogether + lane / kChunks);
-      if (first + i * kTogether + lane / kChunks >= count) continue;
-      if (offset >= 0 && first_chunk < chunks) {
-        cp_async<kChunkBytes>(to + i * kTogether * kLineBytes, from + static_cast<int64_t>(offset) * kChunkBytes, true);
-      } else {
-        *reinterpret_cast<uint4*>(to + i * kTogether * kLineBytes) = make_uint4(0, 0, 0, 0);
-      }
+  const int height = size[1], width = size[2], rows = place.images * box.height;
+  const unsigned per_height = reciprocal(box.height);
+  const char* base = static_cast<const char*>(image);
+  const int left = box.x + place.x + lane / kChunks, top = box.y + place.y;
+  // A warp copies a row of the box, four pixels at a time.
+  for (int row = warp; row < rows; row += kTileWarps) {
+    const int at_image = divided(row, per_height), y = row - at_image * box.height + top;
+    const bool exists = within(y, height) && first_chunk < chunks;
+    const int64_t pixel = (static_cast<int64_t>(place.image + at_image) * height + y) * width + left;
+    const char* from = base + (pixel * chunks + first_chunk) * kChunkBytes;
+    char* to = stage + (row * box.width + lane / kChunks) * kLineBytes + chunk * kChunkBytes;
+    const int64_t step = static_cast<int64_t>(kTogether) * chunks * kChunkBytes;
+#pragma unroll 2
+    for (int x = lane / kChunks; x < box.width; x += kTogether) {
+      const bool valid = exists && within(x - lane / kChunks + left, width);
+      cp_async<kChunkBytes>(to, valid ? from : base, valid);
+      from += step;
+      to += kTogether * kLineBytes;
+    }
+  }
+  if (warp == kTileWarps - 1) {
+    char* end = stage + rows * box.width * kLineBytes;
+    for (int i = lane; i < kTileRun * kChunks; i += 32) {
+      *reinterpret_cast<uint4*>(end + i * kChunkBytes) = make_uint4(0, 0, 0, 0);
     }
   }
   cp_async_commit();
 }
 
-// A warp's runs of output pixels, numbered along x, y and images.
-struct TileRuns {
-  int across, count;
-  unsigned per_across, per_rows;
+// A warp's run of output pixels, numbered along x, y and images. It may not exist where the tile is cut off.
+struct TileRun {
+  int image, y, x, count;
 
-  __device__ __forceinline__ explicit TileRuns(const TilePlace& place) {
-    across = (place.columns + kTileRun - 1) / kTileRun;
-    count = across * place.rows * place.images;
-    per_across = reciprocal(across);
-    per_rows = reciprocal(place.rows);
-  }
-  __device__ __forceinline__ void at(const TilePlace& place, int number, int& image, int& y, int& x) const {
-    const int row = divided(number, per_across);
-    x = (number - row * across) * kTileRun;
-    image = divided(row, per_rows);
-    y = row - image * place.rows;
+  __device__ __forceinline__ TileRun(const PixelTiles& tiles, const TilePlace& place, int number) {
+    const int row = divided(number, tiles.per_across);
+    x = (number - row * tiles.across) * kTileRun;
+    image = divided(row, tiles.per_rows);
+    y = row - image * tiles.rows;
+    const bool exists = number < tiles.runs && image < place.images && y < place.rows;
+    count = exists ? min(place.columns - x, kTileRun) : 0;
   }
 };
 

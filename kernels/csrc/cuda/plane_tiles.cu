@@ -7,7 +7,7 @@ bool plan_plane_tiles(const Problem& problem, const PlaneImages& images, int typ
                       PlaneTiles* tiles) {
   const int64_t bytes = type == kFloat64 ? 8 : type == kFloat32 ? 4 : 2;
   if (problem.dims != 2 || problem.stride[1] != 1 || problem.stride[2] != 1) return false;
-  constexpr int64_t kRoom = 54 << 10, kMultiprocessors = 132, kWanted = 8 * kMultiprocessors, kChunk = 16;
+  constexpr int64_t kRoom = 54 << 10, kMultiprocessors = 132, kWanted = 7 * kMultiprocessors, kChunk = 16;
   const auto up = [](int64_t value, int64_t to) { return (value + to - 1) / to * to; };
   const int64_t height = images.size[1], width = images.size[2];
   const int64_t in_height = images.in_size[1], in_width = images.in_size[2];
@@ -18,12 +18,14 @@ bool plan_plane_tiles(const Problem& problem, const PlaneImages& images, int typ
   tiles->across = static_cast<int>(tiles->pairs ? width / 2 : width);
   // With room for the phase that a plane starts at; an odd number of chunks, so that planes lie in different banks.
   const auto pitch = [&](int64_t rows) {
-    const int64_t chunks = (up((rows + taps < in_height ? rows + taps : in_height) * in_width * bytes, kChunk) + kChunk) / kChunk;
+    const int64_t staged = rows == height || rows + taps > in_height ? in_height : rows + taps;
+    const int64_t chunks = (up(staged * in_width * bytes, kChunk) + kChunk) / kChunk;
     return (chunks | 1) * kChunk;
   };
   const auto units = [&](int64_t rows) { return (rows + kStrip - 1) / kStrip * tiles->across; };
   const auto room = [&](int64_t rows, int64_t group) {
-    return group * (pitch(rows) + units(rows) * extra) + up(group * rows * width * bytes, kChunk) + kChunk;
+    // As if without pairs, so that the cut does not depend on alignment, which a workspace's size cannot know.
+    return group * (pitch(rows) + (rows + kStrip - 1) / kStrip * width * extra) + up(group * rows * width * bytes, kChunk) + kChunk;
   };
   if (in_width * (taps + 1) * bytes > kRoom || width * bytes > kRoom) return false;
   int64_t rows = height, group = 1;
@@ -48,7 +50,6 @@ bool plan_plane_tiles(const Problem& problem, const PlaneImages& images, int typ
   tiles->units = static_cast<int>(units(rows));
   tiles->per_across = reciprocal(tiles->across);
   tiles->per_units = reciprocal(tiles->units);
-  tiles->per_pitch = reciprocal(tiles->pitch / static_cast<int>(kChunk));
   const int64_t work = group * units(rows), passes = (work + kPlaneThreads - 1) / kPlaneThreads;
   tiles->threads = static_cast<int>(up((work + passes - 1) / passes, 32));
   tiles->blocks = blocks(group) * tiles->bands;

@@ -16,7 +16,7 @@ struct PlaneTiles {
   int pitch;                  // bytes in shared memory from one input plane to the next
   int beside;                 // bytes for the output or for what lies beside it
   int across, units;          // threads that share a row, and all that share a plane
-  unsigned per_across, per_units, per_pitch;  // for division by multiplication, the last in chunks
+  unsigned per_across, per_units;  // for division by multiplication
   int threads;
   int64_t blocks;
   bool pairs;  // a thread has two columns

@@ -8,7 +8,6 @@
 namespace asl::cuda::pointwise {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
-constexpr int kBlocks = 2;  // on a multiprocessor, as many as there are registers for; plan_pointwise() counts on it
 constexpr int kPatch = 4, kPatchPixels = kPatch * kPatch;
 
 // A block's part of the output. Its warps lie kDown by kAcross over the product, 32 pixels each; each samples
@@ -16,6 +15,8 @@ constexpr int kPatch = 4, kPatchPixels = kPatch * kPatch;
 template <int PIXELS, int COLUMNS>
 struct Tile {
   static constexpr int kPixels = PIXELS, kColumns = COLUMNS;
+  // On a multiprocessor, as many as there are registers for.
+  static constexpr int kBlocks = blocks_of(PIXELS, COLUMNS);
   static constexpr int kPatches = PIXELS / kPatchPixels;
   static constexpr int kPatchesEach = kPatches > kWarps ? kPatches / kWarps : 1;
   static constexpr int kWarpsEach = kPatches < kWarps ? kWarps / kPatches : 1, kRows = kPatch / kWarpsEach;

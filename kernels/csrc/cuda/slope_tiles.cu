@@ -1,31 +1,35 @@
 // The shift gradient of images with their channels last, at stride 1: x comes through shared memory.
 #include "pixel_tiles.cuh"
 #include "slopes.h"
+#include "tap_sums.cuh"
 
 namespace asl::cuda {
 namespace {
 
-// A lane's channels. The taps start one pixel earlier along an axis whose offset is whole: there the slope is the
-// central difference.
+// A row of the op. The taps start one pixel earlier along an axis whose offset is whole: there the slope is the central
+// difference.
+struct __align__(16) TileSlopes {
+  float below, right;  // fractions
+  int y, x;
+};
+
 template <typename T>
 struct LaneSlopes {
   static constexpr int kEach = 4 / sizeof(T);
-  int y[kEach], x[kEach], channel[kEach];  // -1 where the row is not usable
-  float below[kEach], right[kEach];        // fractions
+  TileSlopes row[kEach];
+  int channel[kEach];  // -1 where the row is not usable
   bool exists;
 
-  __device__ __forceinline__ LaneSlopes(const Problem& problem, int row) {
-    exists = row < problem.rows;
+  __device__ __forceinline__ LaneSlopes(const TileSlopes* table, const int* channels, int first, int rows, int lane) {
+    exists = first < rows;
 #pragma unroll
     for (int r = 0; r < kEach; ++r) {
-      int base[3] = {0, 0, 0};
-      float fraction[3] = {0.5f, 0.5f, 0.5f};
-      channel[r] = exists ? read_row(problem, row + r, base, fraction) : -1;
-      y[r] = base[1] - (fraction[1] == 0.0f);
-      x[r] = base[2] - (fraction[2] == 0.0f);
-      below[r] = fraction[1];
-      right[r] = fraction[2];
+      row[r] = exists ? table[lane * kEach + r] : TileSlopes{0.5f, 0.5f, 0, 0};
+      channel[r] = exists ? channels[lane * kEach + r] : -1;
     }
+  }
+  __device__ __forceinline__ bool whole(int r) const {
+    return channel[r] >= 0 && (row[r].below == 0.0f || row[r].right == 0.0f);
   }
   __device__ __forceinline__ PixelBox box(const TilePlace& place, int channels, int lines) const {
     constexpr int kNone = 2000000000;
@@ -33,11 +37,11 @@ struct LaneSlopes {
 #pragma unroll
     for (int r = 0; r < kEach; ++r) {
       if (channel[r] < 0) continue;
-      low[0] = min(low[0], y[r]);
-      low[1] = min(low[1], x[r]);
+      low[0] = min(low[0], row[r].y);
+      low[1] = min(low[1], row[r].x);
       low[2] = min(low[2], channel[r]);
-      high[0] = max(high[0], y[r] + (below[r] == 0.0f ? 2 : 1));
-      high[1] = max(high[1], x[r] + (right[r] == 0.0f ? 2 : 1));
+      high[0] = max(high[0], row[r].y + (row[r].below == 0.0f ? 2 : 1));
+      high[1] = max(high[1], row[r].x + (row[r].right == 0.0f ? 2 : 1));
       high[2] = max(high[2], channel[r]);
     }
     return PixelBox(place, low, high, channels, kLineBytes / sizeof(T), lines);
@@ -58,119 +62,119 @@ struct GradRun {
   }
 };
 
-// Gradient times pixel, summed per tap: sums[ty][tx].
-struct TapSums {
-  float at[3][3] = {};
-};
-
-// What the taps' sums are in the slopes along y and x. A weight of 0 must not turn another tap's NaN into its own.
-__device__ __forceinline__ void weigh(const TapSums& sums, float below, float right, float& along_y, float& along_x) {
-  const auto weights = [](float fraction, float (&sample)[3], float (&slope)[3]) {
-    const bool whole = fraction == 0.0f;
-    sample[0] = whole ? 0.0f : 1.0f - fraction;
-    sample[1] = whole ? 1.0f : fraction;
-    sample[2] = 0.0f;
-    slope[0] = whole ? -0.5f : -1.0f;
-    slope[1] = whole ? 0.0f : 1.0f;
-    slope[2] = whole ? 0.5f : 0.0f;
-  };
-  float sample_y[3], slope_y[3], sample_x[3], slope_x[3];
-  weights(below, sample_y, slope_y);
-  weights(right, sample_x, slope_x);
-  along_y = along_x = 0.0f;
+// sums += gradient times pixel over a run, for two taps along each axis. A run that ends early needs TAIL.
+template <typename T, bool TAIL>
+__device__ __forceinline__ void add_run(TapSums<float> (&sums)[GradRun<T>::kEach], const GradRun<T>& grad,
+                                        const char* const (&corner)[GradRun<T>::kEach], int row_bytes, int count) {
 #pragma unroll
-  for (int tap = 0; tap < 9; ++tap) {
-    const float y = slope_y[tap / 3] * sample_x[tap % 3], x = sample_y[tap / 3] * slope_x[tap % 3];
-    if (y != 0.0f) along_y += y * sums.at[tap / 3][tap % 3];
-    if (x != 0.0f) along_x += x * sums.at[tap / 3][tap % 3];
+  for (int i = 0; i <= kTileRun; ++i) {
+#pragma unroll
+    for (int r = 0; r < GradRun<T>::kEach; ++r) {
+#pragma unroll
+      for (int ty = 0; ty < 2; ++ty) {
+        const float pixel = widened(*reinterpret_cast<const T*>(corner[r] + i * kLineBytes + ty * row_bytes));
+        // A pixel of 0 adds nothing, whatever the gradient is: such are all that lie outside the image.
+        if (i < kTileRun && (!TAIL || i < count) && pixel != 0.0f) {
+          sums[r].at[ty][0] = fmaf(widened(grad.at[i < kTileRun ? i : 0].at[r]), pixel, sums[r].at[ty][0]);
+        }
+        if (i > 0 && (!TAIL || i <= count) && pixel != 0.0f) {
+          sums[r].at[ty][1] = fmaf(widened(grad.at[i > 0 ? i - 1 : 0].at[r]), pixel, sums[r].at[ty][1]);
+        }
+      }
+    }
+    if (TAIL && i == kTileRun / 2 && count <= kTileRun / 2) break;
   }
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kTileThreads, 3) slope_tiles_kernel(const SlopeSums given,
+__global__ void __launch_bounds__(kTileThreads, kTileBlocks) slope_tiles_kernel(const SlopeSums given,
                                                                                 const PixelTiles tiles) {
-  constexpr int kEach = LaneSlopes<T>::kEach;
+  constexpr int kEach = LaneSlopes<T>::kEach, kChannels = kLineBytes / sizeof(T);
   ASL_DYNAMIC_SHARED(char, stage);
   const Problem& problem = given.problem;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const TilePlace place(tiles, blockIdx.x);
-  const int row = place.slab * (kLineBytes / static_cast<int>(sizeof(T))) + lane * kEach;
-  const LaneSlopes<T> taps(problem, row);
+  const TilePlace place(tiles, static_cast<int>(blockIdx.x));
+  const int first = place.slab * kChannels;
+  // The table lies where the stage will be.
+  TileSlopes* const table = reinterpret_cast<TileSlopes*>(stage);
+  int* const channels = reinterpret_cast<int*>(table + kChannels);
+  if (threadIdx.x < kChannels && first + static_cast<int>(threadIdx.x) < problem.rows) {
+    int base[2];
+    float fraction[2];
+    channels[threadIdx.x] = read_plane_row(problem, first + threadIdx.x, base, fraction);
+    table[threadIdx.x] = {fraction[0], fraction[1], base[0] - (fraction[0] == 0.0f), base[1] - (fraction[1] == 0.0f)};
+  }
+  __syncthreads();
+  const int row = first + lane * kEach;
+  const LaneSlopes<T> taps(table, channels, row, problem.rows, lane);
   const PixelBox box = taps.box(place, problem.channels, tiles.lines);
+  __syncthreads();
   if (box.fits) stage_pixels<T>(given.x, problem.size, problem.channels, place, box, stage);
 
-  const TileRuns runs(place);
-  const auto place_of = [&](int number, int& image, int& y, int& x0, int& count) {
-    runs.at(place, number, image, y, x0);
-    count = taps.exists ? min(place.columns - x0, kTileRun) : 0;
-    const int64_t line = static_cast<int64_t>(place.image + image) * tiles.height + place.y + y;
-    return static_cast<const T*>(given.grad) + (line * tiles.width + place.x + x0) * problem.rows + row;
+  const auto upstream = [&](const TileRun& run) {
+    const int64_t line = static_cast<int64_t>(place.image + run.image) * tiles.height + place.y + run.y;
+    return static_cast<const T*>(given.grad) + (line * tiles.width + place.x + run.x) * problem.rows + row;
   };
-  bool mine = false;
-#pragma unroll
-  for (int r = 0; r < kEach; ++r) mine = mine || (taps.channel[r] >= 0 && (taps.below[r] == 0.0f || taps.right[r] == 0.0f));
-  const bool whole = __any_sync(0xffffffffu, mine);
+  bool special = false;
   int offset[kEach];
 #pragma unroll
   for (int r = 0; r < kEach; ++r) {
+    special = special || taps.whole(r);
     offset[r] = taps.channel[r] < 0 ? 0
-                                    : ((taps.y[r] - box.y) * box.width + taps.x[r] - box.x) * kLineBytes +
+                                    : ((taps.row[r].y - box.y) * box.width + taps.row[r].x - box.x) * kLineBytes +
                                           (taps.channel[r] - box.channel) * static_cast<int>(sizeof(T));
   }
-
-  TapSums sums[kEach];
+  const bool whole = __any_sync(0xffffffffu, special);
+  float2 slopes[kEach];
   if (box.fits && !whole) {
+    TapSums<float> sums[kEach];
     GradRun<T> next;
-    int image, y, x0, count;
-    const T* from = place_of(warp, image, y, x0, count);
-    if (warp < runs.count) next.fetch(from, problem.rows, count);
+    TileRun run(tiles, place, warp);
+    next.fetch(upstream(run), problem.rows, taps.exists ? run.count : 0);
     cp_async_wait<0>();
     __syncthreads();
 #pragma unroll 1
-    for (int number = warp; number < runs.count; number += kTileWarps) {
+    for (int number = warp; number < tiles.runs; number += kTileWarps) {
       const GradRun<T> grad = next;
-      const char* corner = stage + ((image * box.height + y) * box.width + x0) * kLineBytes;
-      const int here = count;
-      if (number + kTileWarps < runs.count) {
-        from = place_of(number + kTileWarps, image, y, x0, count);
-        next.fetch(from, problem.rows, count);
+      const char* corner[kEach];
+#pragma unroll
+      for (int r = 0; r < kEach; ++r) {
+        corner[r] = stage + ((run.image * box.height + run.y) * box.width + run.x) * kLineBytes + offset[r];
       }
-#pragma unroll
-      for (int i = 0; i <= kTileRun; ++i) {
-#pragma unroll
-        for (int r = 0; r < kEach; ++r) {
-#pragma unroll
-          for (int ty = 0; ty < 2; ++ty) {
-            const char* at = corner + offset[r] + i * kLineBytes + ty * box.width * kLineBytes;
-            const float pixel = widened(*reinterpret_cast<const T*>(at));
-            // A pixel of 0 adds nothing, whatever the gradient is: such are all that lie outside the image.
-            if (i < kTileRun && i < here && pixel != 0.0f) {
-              sums[r].at[ty][0] = fmaf(widened(grad.at[i < kTileRun ? i : 0].at[r]), pixel, sums[r].at[ty][0]);
-            }
-            if (i > 0 && i <= here && pixel != 0.0f) {
-              sums[r].at[ty][1] = fmaf(widened(grad.at[i > 0 ? i - 1 : 0].at[r]), pixel, sums[r].at[ty][1]);
-            }
-          }
-        }
+      const int count = run.count;
+      run = TileRun(tiles, place, number + kTileWarps);
+      next.fetch(upstream(run), problem.rows, taps.exists ? run.count : 0);
+      if (count == kTileRun) {
+        add_run<T, false>(sums, grad, corner, box.width * kLineBytes, count);
+      } else if (count > 0) {
+        add_run<T, true>(sums, grad, corner, box.width * kLineBytes, count);
       }
+    }
+#pragma unroll
+    for (int r = 0; r < kEach; ++r) {
+      weigh(sums[r], taps.row[r].below, taps.row[r].right, slopes[r].x, slopes[r].y);
     }
   } else {
     // Central differences, far shifts, or rows whose channels lie too far apart: three taps, one channel at a time.
     cp_async_wait<0>();
     __syncthreads();
-#pragma unroll
+#pragma unroll 1
     for (int r = 0; r < kEach; ++r) {
-      if (taps.channel[r] < 0) continue;
-      const int reach_y = taps.below[r] == 0.0f ? 3 : 2, reach_x = taps.right[r] == 0.0f ? 3 : 2;
+      const TileSlopes mine = taps.row[r == 0 ? 0 : kEach - 1];
+      const int channel = taps.channel[r == 0 ? 0 : kEach - 1];
+      const int reach_y = mine.below == 0.0f ? 3 : 2, reach_x = mine.right == 0.0f ? 3 : 2;
+      const int first_tap = r == 0 ? offset[0] : offset[kEach - 1];
+      TapSums<float> sum;
 #pragma unroll 1
-      for (int number = warp; number < runs.count; number += kTileWarps) {
-        int image, y, x0, count;
-        const T* from = place_of(number, image, y, x0, count);
-        const char* corner = stage + offset[r] + ((image * box.height + y) * box.width + x0) * kLineBytes;
-        const T* x = static_cast<const T*>(given.x) + taps.channel[r] +
-                     static_cast<int64_t>(place.image + image) * problem.size[1] * problem.size[2] * problem.channels;
+      for (int number = warp; number < tiles.runs; number += kTileWarps) {
+        if (channel < 0) break;
+        const TileRun run(tiles, place, number);
+        const T* from = upstream(run);
+        const char* corner = stage + first_tap + ((run.image * box.height + run.y) * box.width + run.x) * kLineBytes;
+        const T* x = static_cast<const T*>(given.x) + channel +
+                     static_cast<int64_t>(place.image + run.image) * problem.size[1] * problem.size[2] * problem.channels;
 #pragma unroll 1
-        for (int i = 0; i < count; ++i, from += problem.rows) {
+        for (int i = 0; i < run.count; ++i, from += problem.rows) {
           const float grad = widened(__ldg(from + r));
 #pragma unroll
           for (int tap = 0; tap < 9; ++tap) {
@@ -179,15 +183,20 @@ __global__ void __launch_bounds__(kTileThreads, 3) slope_tiles_kernel(const Slop
             if (box.fits) {
               pixel = widened(*reinterpret_cast<const T*>(corner + (tap / 3 * box.width + i + tap % 3) * kLineBytes));
             } else {
-              const int at_y = place.y + y + taps.y[r] + tap / 3, at_x = place.x + x0 + i + taps.x[r] + tap % 3;
+              const int at_y = place.y + run.y + mine.y + tap / 3;
+              const int at_x = place.x + run.x + i + mine.x + tap % 3;
               if (within(at_y, problem.size[1]) && within(at_x, problem.size[2])) {
                 pixel = widened(__ldg(x + (static_cast<int64_t>(at_y) * problem.size[2] + at_x) * problem.channels));
               }
             }
-            if (pixel != 0.0f) sums[r].at[tap / 3][tap % 3] = fmaf(grad, pixel, sums[r].at[tap / 3][tap % 3]);
+            if (pixel != 0.0f) sum.at[tap / 3][tap % 3] = fmaf(grad, pixel, sum.at[tap / 3][tap % 3]);
           }
         }
       }
+      float2 both;
+      weigh(sum, mine.below, mine.right, both.x, both.y);
+      slopes[kEach - 1] = both;
+      if (r == 0) slopes[0] = both;
     }
   }
 
@@ -197,10 +206,8 @@ __global__ void __launch_bounds__(kTileThreads, 3) slope_tiles_kernel(const Slop
   float* all = reinterpret_cast<float*>(stage);
 #pragma unroll
   for (int r = 0; r < kEach; ++r) {
-    float2 both;
-    weigh(sums[r], taps.below[r], taps.right[r], both.x, both.y);
-    if (taps.channel[r] < 0) both = make_float2(not_a_number<float>(), not_a_number<float>());
-    reinterpret_cast<float2*>(all)[warp * (kValues / 2) + lane * kEach + r] = both;
+    if (taps.channel[r] < 0) slopes[r] = make_float2(not_a_number<float>(), not_a_number<float>());
+    reinterpret_cast<float2*>(all)[warp * (kValues / 2) + lane * kEach + r] = slopes[r];
   }
   __syncthreads();
   const int value = threadIdx.x, to = place.slab * (kValues / 2) + value / 2;

@@ -3,14 +3,21 @@
 
 #include "gather_planes.cuh"
 #include "pixel_tiles.cuh"
+#include "plane_tiles.h"
+#include "tap_sums.cuh"
 
 namespace asl::cuda {
 
 const char* slope_planes_float32(const SlopeSums& given, const Cut& cut, int v, void* stream);
+const char* slope_planes_float32(const SlopeSums& given, const PlaneTiles& tiles, int64_t batch, void* stream);
 const char* slope_planes_float64(const SlopeSums& given, const Cut& cut, int v, void* stream);
+const char* slope_planes_float64(const SlopeSums& given, const PlaneTiles& tiles, int64_t batch, void* stream);
 const char* slope_planes_bfloat16(const SlopeSums& given, const Cut& cut, int v, void* stream);
+const char* slope_planes_bfloat16(const SlopeSums& given, const PlaneTiles& tiles, int64_t batch, void* stream);
 const char* slope_planes_float16(const SlopeSums& given, const Cut& cut, int v, void* stream);
+const char* slope_planes_float16(const SlopeSums& given, const PlaneTiles& tiles, int64_t batch, void* stream);
 const char* slope_pixels(const SlopeSums& given, const Cut& cut, int64_t batch, int type, int v, void* stream);
+using Tiled = const char*(const SlopeSums& given, const PlaneTiles& tiles, int64_t batch, void* stream);
 bool plan_slope_tiles(const SlopeSums& given, int64_t batch, int type, PixelTiles* tiles);
 const char* slope_tiles(const SlopeSums& given, const PixelTiles& tiles, int type, void* stream);
 const char* fits(const Sizes& sizes);
@@ -63,6 +70,14 @@ Cut cut_of(const Sizes& sizes, const Problem& problem, int v) {
   return sizes.channels_last ? slope_pixels_cut(problem, sizes.batch, v) : slope_planes_cut(problem, sizes.batch, v);
 }
 
+// The tiled kernel's cut; false where it does not do.
+bool plan_slope_planes(const SlopeSums& given, int64_t batch, int type, PlaneTiles* tiles) {
+  const Problem& p = given.problem;
+  const PlaneImages images{given.x, given.grad, p.channels, p.rows, p.size, p.out, batch};
+  const int extra = type == kFloat64 ? slope_bytes<double>() : slope_bytes<float>();
+  return plan_plane_tiles(p, images, type, 2, extra, tiles);
+}
+
 }  // namespace
 
 Cut slope_planes_cut(const Problem& problem, int64_t batch, int v) {
@@ -109,6 +124,10 @@ int64_t asl_cuda_shift_gradient_workspace(const Sizes* sizes) {
   if (sizes->channels_last && plan_slope_tiles(given, sizes->batch, sizes->type, &tiles)) {
     most = tiles.blocks / tiles.slabs;
   }
+  PlaneTiles planes;
+  if (!sizes->channels_last && plan_slope_planes(given, sizes->batch, sizes->type, &planes)) {
+    most = sizes->batch * planes.bands;
+  }
   // Alignment, which decides on the vector, is not known yet: enough for each.
   for (int v = 1; v <= 8; v *= 2) {
     if (!sizes->channels_last && sizes->out[2] % v != 0) break;
@@ -129,24 +148,34 @@ const char* asl_cuda_shift_gradient(const Sizes* sizes, const void* grad, const 
   given.partial = partial;
   const int type = sizes->type;
   const int v = sizes->channels_last ? pixel_vector(given.problem, type) : slope_vector(given.problem, type, x, grad);
-  Cut cut = cut_of(*sizes, given.problem, v);
   PixelTiles tiles;
-  const bool tiled = sizes->channels_last && plan_slope_tiles(given, sizes->batch, type, &tiles);
-  if (tiled) cut.chunks = tiles.blocks / tiles.slabs;
-  if (!tiled && cut.error != nullptr) return cut.error;
+  PlaneTiles planes;
+  Cut cut{};
   const char* error = nullptr;
-  if (tiled) {
+  if (sizes->channels_last && plan_slope_tiles(given, sizes->batch, type, &tiles)) {
+    cut.chunks = tiles.blocks / tiles.slabs;
     error = slope_tiles(given, tiles, type, stream);
-  } else if (sizes->channels_last) {
-    error = slope_pixels(given, cut, sizes->batch, type, v, stream);
-  } else if (type == kFloat32) {
-    error = slope_planes_float32(given, cut, v, stream);
-  } else if (type == kFloat64) {
-    error = slope_planes_float64(given, cut, v, stream);
-  } else if (type == kBFloat16) {
-    error = slope_planes_bfloat16(given, cut, v, stream);
+  } else if (!sizes->channels_last && plan_slope_planes(given, sizes->batch, type, &planes)) {
+    cut.chunks = sizes->batch * planes.bands;
+    const auto start = type == kFloat32    ? static_cast<Tiled*>(slope_planes_float32)
+                       : type == kFloat64  ? static_cast<Tiled*>(slope_planes_float64)
+                       : type == kBFloat16 ? static_cast<Tiled*>(slope_planes_bfloat16)
+                                           : static_cast<Tiled*>(slope_planes_float16);
+    error = start(given, planes, sizes->batch, stream);
   } else {
-    error = slope_planes_float16(given, cut, v, stream);
+    cut = cut_of(*sizes, given.problem, v);
+    if (cut.error != nullptr) return cut.error;
+    if (sizes->channels_last) {
+      error = slope_pixels(given, cut, sizes->batch, type, v, stream);
+    } else if (type == kFloat32) {
+      error = slope_planes_float32(given, cut, v, stream);
+    } else if (type == kFloat64) {
+      error = slope_planes_float64(given, cut, v, stream);
+    } else if (type == kBFloat16) {
+      error = slope_planes_bfloat16(given, cut, v, stream);
+    } else {
+      error = slope_planes_float16(given, cut, v, stream);
+    }
   }
   if (error != nullptr) return error;
   const dim3 grid(static_cast<unsigned>((sizes->rows * sizes->dims + kColumns - 1) / kColumns)), block(kColumns, kParts);
