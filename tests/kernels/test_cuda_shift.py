@@ -221,6 +221,27 @@ def test_rows_that_are_not_usable_stay_to_themselves(kernels: Any, channels_last
     _check_close(slopes[good].double(), expected[1].double(), torch.float32, 4)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("distance", [3e6, 7e8, 4e9])
+def test_shifts_far_beyond_the_image_read_nothing(kernels: Any, channels_last: bool, distance: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, grad = torch.randn(1, 8, 9, 10, generator=generator), torch.randn(1, 8, 9, 10, generator=generator)
+    shift = torch.randn(8, 2, generator=generator)
+    shift[1], shift[2, 0], shift[3, 1], shift[5] = distance, -distance, distance, -distance
+    images = [t.movedim(1, -1).contiguous() if channels_last else t for t in (x, grad)]
+    problem = problems.Problem(*images, shift, None, [1, 1], [-1, -1], channels_last)
+    near = [0, 4, 6, 7]
+    arguments = (x[:, near].double(), shift[near], None, [1, 1], [-1, -1])
+    expected, slopes = reference.active_shift_backward(grad[:, near].double(), *arguments, True, True)
+    for actual, inside in (
+        (problem.first(_forward(kernels, problem, 0)), reference.active_shift(*arguments)),
+        (problem.first(_input_gradient(kernels, problem, 0)), expected),
+        (_shift_gradient(kernels, problem, 0)[None].double(), slopes[None].double()),
+    ):
+        _check_close(actual[:, near], inside, torch.float32, 4)
+        assert not actual[:, [1, 2, 3, 5]].any()
+
+
 def test_images_too_long_for_32_bits_are_refused(kernels: Any) -> None:
     fields = problems.Sizes(batch=1, channels=1, rows=1, dims=1)
     fields.size[:], fields.out[:], fields.stride[:] = [1, 1, 2**30], [1, 1, 2**30], [1, 1, 1]

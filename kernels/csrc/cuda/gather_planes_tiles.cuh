@@ -59,8 +59,8 @@ __global__ void __launch_bounds__(kPlaneThreads, 4) gather_plane_tiles(const Gat
       Taps<A> taps;
       taps.set(0, base[0], fraction[0], gather.adjoint);
       taps.set(1, base[1], fraction[1], gather.adjoint);
-      table[g] = {gather.adjoint && channel >= 0 ? k : channel, taps.base[0], taps.base[1], taps.near[0],
-                  taps.far[0],                                  taps.near[1], taps.far[1]};
+      const int y = near_image(taps.base[0], tiles.height, height), x = near_image(taps.base[1], tiles.width, width);
+      table[g] = {gather.adjoint && channel >= 0 ? k : channel, y, x, taps.near[0], taps.far[0], taps.near[1], taps.far[1]};
     }
   };
   // Where planes and rows follow from the block's number, their copies need not wait for the shifts.

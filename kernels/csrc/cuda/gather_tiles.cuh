@@ -147,10 +147,10 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks) gather_tiles_kernel
     const TileTaps& row = taps.row[r];
     const bool usable = row.channel >= 0;
     special = special || (taps.exists && (!usable || row.far_x == 0.0f));
-    offset[r] = usable ? ((row.y - box.y) * box.width + row.x - box.x) * kLineBytes +
-                             (row.channel - box.channel) * static_cast<int>(sizeof(T))
-                       : 0;
-    down[r] = usable && row.far_y != 0.0f ? box.width * kLineBytes : 0;
+    offset[r] = usable && box.fits ? ((row.y - box.y) * box.width + row.x - box.x) * kLineBytes +
+                                         (row.channel - box.channel) * static_cast<int>(sizeof(T))
+                                   : 0;
+    down[r] = usable && box.fits && row.far_y != 0.0f ? box.width * kLineBytes : 0;
   }
   const bool select = __any_sync(0xffffffffu, special);
   const float unusable = gather.adjoint ? 0.0f : not_a_number<float>();

@@ -87,6 +87,11 @@ struct BandRows {
   }
 };
 
+// An offset along an axis, or one nearer to the image that reads as little: nothing. Then no product leaves 32 bits.
+__device__ __forceinline__ int near_image(int offset, int out_size, int in_size) {
+  return min(max(offset, -(out_size + kStrip + 4)), in_size);
+}
+
 // Starts copying the input of a block's planes. Which they are follows from the block's number (`known`: they lie
 // together), or from `channel` and `y` of the table's entries. After a barrier, `at` says where pixel (0, 0) of each is.
 template <typename T, typename Entry>

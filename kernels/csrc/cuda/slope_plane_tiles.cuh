@@ -61,7 +61,9 @@ __global__ void __launch_bounds__(kPlaneThreads, 3) slope_plane_tiles(const Slop
       A fraction[2];
       const int channel = read_plane_row(problem, place.plane + g, base, fraction);
       // At a whole pixel the slope is the central difference, and the taps start one pixel earlier.
-      table[g] = {channel, base[0] - (fraction[0] == A(0)), base[1] - (fraction[1] == A(0)), fraction[0], fraction[1]};
+      const int y = near_image(base[0] - (fraction[0] == A(0)), tiles.height, height);
+      const int x = near_image(base[1] - (fraction[1] == A(0)), tiles.width, width);
+      table[g] = {channel, y, x, fraction[0], fraction[1]};
     }
   };
   // Where planes and rows follow from the block's number, their copies need not wait for the shifts.

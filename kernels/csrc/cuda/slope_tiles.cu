@@ -120,9 +120,11 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks) slope_tiles_kernel(
 #pragma unroll
   for (int r = 0; r < kEach; ++r) {
     special = special || taps.whole(r);
-    offset[r] = taps.channel[r] < 0 ? 0
-                                    : ((taps.row[r].y - box.y) * box.width + taps.row[r].x - box.x) * kLineBytes +
-                                          (taps.channel[r] - box.channel) * static_cast<int>(sizeof(T));
+    offset[r] = 0;
+    if (taps.channel[r] >= 0 && box.fits) {
+      offset[r] = ((taps.row[r].y - box.y) * box.width + taps.row[r].x - box.x) * kLineBytes +
+                  (taps.channel[r] - box.channel) * static_cast<int>(sizeof(T));
+    }
   }
   const bool whole = __any_sync(0xffffffffu, special);
   float2 slopes[kEach];
