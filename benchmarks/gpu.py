@@ -33,6 +33,7 @@ LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 TESTS = ("device", "pointwise_device", "library")
 NO_GPU, NO_LIBRARY = 3, 4
 CALLS = 10  # in one graph
+SHOWN = 60  # lines of a check's output
 Call = Callable[[int], object]
 
 
@@ -71,13 +72,13 @@ def environment(library: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "ASLCONVERT_KERNELS": str(library)}
 
 
-def run_checks(variables: dict[str, str]) -> dict[str, str]:
-    """Tests and sanitizers, each in a process of its own: its verdict by name."""
+def run_checks(variables: dict[str, str], folder: Path) -> dict[str, str]:
+    """Tests and sanitizers, each in a process of its own: its verdict by name. All they said is kept in the folder."""
     script = str(ROOT / "tests" / "kernels" / "cuda" / "device_checks.py")
     commands = {"device checks": ([sys.executable, script], variables)}
     if all(importlib.util.find_spec(name) for name in ("pytest", "pytest_timeout", "hypothesis")):
         tests = [str(ROOT / "tests" / "kernels" / f"test_cuda_{name}.py") for name in TESTS]
-        commands["tests"] = ([sys.executable, "-m", "pytest", "-q", *tests], variables)
+        commands["tests"] = ([sys.executable, "-X", "faulthandler", "-m", "pytest", "-q", *tests], variables)
     sanitizer = find_tool("compute-sanitizer")
     # Every tensor is then an allocation of its own, so that a read past its end is seen.
     exact = {**variables, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
@@ -90,7 +91,13 @@ def run_checks(variables: dict[str, str]) -> dict[str, str]:
             verdicts[tool] = "not run: compute-sanitizer is missing"
     for name, (command, chosen) in commands.items():
         print(f"== {name}", flush=True)
-        code = subprocess.run(command, env=chosen, check=False).returncode
+        log = folder / f"gpu-{name.replace(' ', '-')}.log"
+        with log.open("w") as kept:
+            code = subprocess.run(command, env=chosen, check=False, stdout=kept, stderr=subprocess.STDOUT).returncode
+        lines = log.read_text(errors="replace").splitlines()
+        # A crash says why in its first lines, a test in its last.
+        shown = lines if len(lines) <= SHOWN else [*lines[: SHOWN // 2], f"... all of it: {log}", *lines[-SHOWN // 2 :]]
+        print("\n".join(shown), flush=True)
         verdicts[name] = "passed" if code == 0 else f"FAILED (exit code {code})"
     return verdicts
 
@@ -275,7 +282,8 @@ def main() -> int:
         print(f"no nvcc with CMake here, and no library at {options.library}: build one elsewhere and carry it")
         return NO_LIBRARY
     variables = environment(library)
-    verdicts = {} if options.skip_checks else run_checks(variables)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    verdicts = {} if options.skip_checks else run_checks(variables, options.out.parent)
     for name, verdict in verdicts.items():
         print(f"{name}: {verdict}")
     # In a fresh process, which imports the kernels under these variables.

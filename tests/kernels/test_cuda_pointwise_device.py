@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 import torch
+import torch._inductor.config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -48,7 +49,8 @@ def _run(case: cases.Case) -> Tensor:  # type: ignore[name-defined]
         y: Tensor = torch.ops.asl.shift_pointwise(*_arguments(case))
     finally:
         del os.environ["ASLCONVERT_TF32"]
-    assert reference.memory_format_of(y) == reference.memory_format_of(case.x)
+    # Of one pixel or one channel an image is in both formats.
+    assert y.is_contiguous(memory_format=reference.memory_format_of(case.x))
     return y.cpu()
 
 
@@ -111,7 +113,10 @@ def test_graph_capture_stream_and_device_guard() -> None:
     assert torch.equal(side.cpu(), expected)
 
 
-def test_autocast_and_compile_give_the_same() -> None:
+# Inductor imports what torch itself has deprecated, and its pool of processes may outlive the test.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
+def test_autocast_and_compile_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)
     case = cases.make(4, torch.bfloat16, batch=2, channels=32, rows=None, columns=40, spatial=[10, 12])
     expected = _run(case)
     arguments = _arguments(case)

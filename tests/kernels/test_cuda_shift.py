@@ -120,6 +120,30 @@ def test_shift_gradient_equals_the_reference(kernels: Any, dtype: torch.dtype, s
     _check_close(actual.double(), expected.double(), coarsest, 4)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("sources", [False, True])
+def test_images_that_are_cut_into_bands_and_tiles(
+    kernels: Any, dtype: torch.dtype, channels_last: bool, sources: bool
+) -> None:
+    generator = torch.Generator().manual_seed(int(sources))
+    batch, channels, height, width = (2, 72, 23, 30) if channels_last else (1, 3, 90, 202)
+    rows = channels + 8 if sources else channels
+    shift = (torch.rand(rows, 2, generator=generator) - 0.5) * 5
+    if dtype == torch.float16:
+        shift = shift.round()
+    source = torch.randint(0, channels, (rows,), generator=generator).sort().values if sources else None
+    x = torch.randn(batch, channels, height, width, generator=generator).to(dtype)
+    grad = torch.randn(batch, rows, height, width, generator=generator).to(dtype)
+    images = [t.movedim(1, -1).contiguous() if channels_last else t for t in (x, grad)]
+    problem = problems.Problem(*images, shift, source, [1, 1], [-1, -1], channels_last)
+    expected = reference.active_shift(*problem.arguments())
+    _check_close(problem.first(_forward(kernels, problem, 0)), expected, dtype)
+    expected, slopes = reference.active_shift_backward(problem.first(problem.grad), *problem.arguments(), True, True)
+    _check_close(problem.first(_input_gradient(kernels, problem, 0)), expected, dtype, 2)
+    _check_close(_shift_gradient(kernels, problem, 0).double(), slopes.double(), torch.float32, 4)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**31))
@@ -195,6 +219,27 @@ def test_rows_that_are_not_usable_stay_to_themselves(kernels: Any, channels_last
     slopes = _shift_gradient(kernels, problem, 0)
     assert torch.isnan(slopes[[0, 2, 5]]).all()
     _check_close(slopes[good].double(), expected[1].double(), torch.float32, 4)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("distance", [3e6, 7e8, 4e9])
+def test_shifts_far_beyond_the_image_read_nothing(kernels: Any, channels_last: bool, distance: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, grad = torch.randn(1, 8, 9, 10, generator=generator), torch.randn(1, 8, 9, 10, generator=generator)
+    shift = torch.randn(8, 2, generator=generator)
+    shift[1], shift[2, 0], shift[3, 1], shift[5] = distance, -distance, distance, -distance
+    images = [t.movedim(1, -1).contiguous() if channels_last else t for t in (x, grad)]
+    problem = problems.Problem(*images, shift, None, [1, 1], [-1, -1], channels_last)
+    near = [0, 4, 6, 7]
+    arguments = (x[:, near].double(), shift[near], None, [1, 1], [-1, -1])
+    expected, slopes = reference.active_shift_backward(grad[:, near].double(), *arguments, True, True)
+    for actual, inside in (
+        (problem.first(_forward(kernels, problem, 0)), reference.active_shift(*arguments)),
+        (problem.first(_input_gradient(kernels, problem, 0)), expected),
+        (_shift_gradient(kernels, problem, 0)[None].double(), slopes[None].double()),
+    ):
+        _check_close(actual[:, near], inside, torch.float32, 4)
+        assert not actual[:, [1, 2, 3, 5]].any()
 
 
 def test_images_too_long_for_32_bits_are_refused(kernels: Any) -> None:

@@ -37,6 +37,23 @@ __device__ __forceinline__ A not_a_number() {
   return static_cast<A>(__uint_as_float(0x7fffffffu));
 }
 
+__device__ __forceinline__ int warp_min(int value) {
+#ifdef ASL_EMULATE
+  for (int step = 16; step > 0; step /= 2) value = min(value, __shfl_xor_sync(0xffffffffu, value, step));
+  return value;
+#else
+  return __reduce_min_sync(0xffffffffu, value);
+#endif
+}
+__device__ __forceinline__ int warp_max(int value) { return -warp_min(-value); }
+
+// A factor for division by multiplication; divisors from 1 on (1 itself needs the case below).
+__host__ __device__ __forceinline__ unsigned reciprocal(int divisor) { return 0xffffffffu / static_cast<unsigned>(divisor) + 1; }
+// value / divisor, exact while value * divisor < 2^32.
+__device__ __forceinline__ int divided(int value, unsigned reciprocal) {
+  return reciprocal == 0 ? value : static_cast<int>(__umulhi(static_cast<unsigned>(value), reciprocal));
+}
+
 // The plain words of BYTES that one instruction loads or stores.
 template <int BYTES>
 struct Bits;

@@ -34,9 +34,12 @@ struct Device {
 constexpr int kTableSlabs = 16, kTableRowBytes = 24, kBoxBytes = 48, kPatchBytes = 16, kItemBytes = 16,
               kMostPatches = 16;
 
+// Blocks of a tile's shape that a multiprocessor has registers for.
+constexpr int blocks_of(int pixels, int columns) { return pixels * columns <= 8192 ? 3 : 2; }
+
 // How the output is cut for the tile kernel: a tile is 4x4 patches of pixels of `images` images by `columns` channels.
 struct PointwiseTiles {
-  int32_t pixels, columns;  // 256 x 64, 128 x 64, 128 x 128 or 64 x 256
+  int32_t pixels, columns;  // 128 x 64, 128 x 128 or, of 16 bits, 64 x 256
   int32_t images, patch_rows, patch_columns;
   int32_t column_tiles, tiles_x, tiles_y, groups;  // tiles along channels, x, y and images
   int32_t step[4];                                 // `grid` in that mixed radix: from a block's tile to its next
@@ -46,6 +49,7 @@ struct PointwiseTiles {
   int32_t stride_y, stride_x;
   int32_t weight_slabs, table_slabs;               // that are held at a time
   int32_t slots;                                   // input pixels that there is room for
+  int32_t boxes;                                   // 2: a slab's input arrives while the one before it is sampled
   int64_t shared_bytes;
 };
 

@@ -46,7 +46,7 @@ static_assert(sizeof(Item) == kItemBytes);
 struct Memory {
   char* left;     // [pixels] lines: samples
   char* weights;  // [weight_slabs][columns] lines
-  char* input;    // [slots] lines
+  char* input;    // [boxes][slots] lines
   int64_t* pixel;  // [pixels], see output_offset()
   // Kept here, since registers are short.
   Patch* patch;  // [warps][T::kPatchesEach]
@@ -64,7 +64,7 @@ struct Memory {
     const int rows = tiles.table_slabs * slab;
     left = take(tiles.pixels * kLine);
     weights = take(tiles.weight_slabs * tiles.columns * kLine);
-    input = take(tiles.slots * kLine);
+    input = take(tiles.boxes * tiles.slots * kLine);
     pixel = reinterpret_cast<int64_t*>(take(tiles.pixels * 8));
     patch = reinterpret_cast<Patch*>(take(kMostPatches * kPatchBytes));
     item = reinterpret_cast<Item*>(take(2 * kItemBytes));
@@ -78,21 +78,22 @@ struct Memory {
 // Starts bringing in a slab's input and, unless null, weights: all is there after cp_async_wait() and a barrier.
 template <typename E, typename T>
 __device__ __forceinline__ void stage_slab(const PointwiseProblem& problem, const PointwiseTiles& tiles,
-                                           const Memory& memory, const Place& place, int slab, char* weights) {
+                                           const Memory& memory, const Place& place, int slab, char* weights,
+                                           char* input) {
   const int at = slab % kTableSlabs;
   if (weights != nullptr) stage_weights<E, T::kColumns>(problem, place.column, slab * kSlab<E>, weights);
   const Box box = memory.table.box[at];
   if (box.way == Way::channels) {
-    stage_channels<E>(problem, tiles, place, box, memory.input);
+    stage_channels<E>(problem, tiles, place, box, input);
   } else if (box.way == Way::rows) {
-    stage_rows<E>(problem, tiles, place, box, memory.table.row + at * kSlab<E>, memory.input);
+    stage_rows<E>(problem, tiles, place, box, memory.table.row + at * kSlab<E>, input);
   }
   cp_async_commit();
 }
 
 // A block goes over several tiles of output, slab by slab: while it multiplies one, the next one's input arrives.
 template <typename E, typename T>
-__global__ void __launch_bounds__(kThreads, kBlocks) shift_pointwise(PointwiseProblem problem, PointwiseTiles tiles) {
+__global__ void __launch_bounds__(kThreads, T::kBlocks) shift_pointwise(PointwiseProblem problem, PointwiseTiles tiles) {
   ASL_DYNAMIC_SHARED(char, shared);
   const Memory memory(shared, tiles, kSlab<E>);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -116,9 +117,42 @@ __global__ void __launch_bounds__(kThreads, kBlocks) shift_pointwise(PointwisePr
   Sums<T> sums;
   int parity = 0;
   for (int slab = -1;;) {
+    const int input_bytes = (tiles.boxes - 1) * tiles.slots * kLine;  // from one box to the other
+    Item next;
+    int next_slab = 0;
+    bool last = false;
+    // Describes and fetches what comes next, where nobody reads the memory that it goes to any more.
+    const auto fetch = [&] {
+      next = memory.item[parity];
+      next_slab = slab + 1;
+      if (next_slab >= slabs && slab >= 0) {
+        next_slab = 0;
+        next.advance(tiles);
+      }
+      if (threadIdx.x == 0) memory.item[parity ^ 1] = next;
+      last = next.group >= tiles.groups;
+      if (last) return;
+      if (next_slab % kTableSlabs == 0 && (slab < 0 || slabs > kTableSlabs)) {
+        for (int i = warp; i < kTableSlabs && next_slab + i < slabs; i += kWarps) {
+          describe_slab<E>(problem, tiles, memory.table, (next_slab + i) * kSlab<E>, i, lane);
+        }
+        __syncthreads();
+      }
+      // Weights that fill one slab and all columns stay for every tile.
+      const bool keep = tiles.weight_slabs == 1 && slab >= 0;
+      char* const weights = memory.weights + (parity ^ 1) * (tiles.weight_slabs - 1) * T::kColumns * kLine;
+      if (!keep && next_slab == 0) {
+        stage_bias<E, T>(problem, tiles, next.column * T::kColumns, memory.bias + (weights - memory.weights) / kLine);
+      }
+      if (slabs > 0) {
+        stage_slab<E, T>(problem, tiles, memory, next.template place<T>(tiles), next_slab, keep ? nullptr : weights,
+                         memory.input + (parity ^ 1) * input_bytes);
+      }
+    };
     if (slab >= 0) {
       cp_async_wait<0>();
       __syncthreads();
+      if (tiles.boxes == 2) fetch();
       const Place place = memory.item[parity].template place<T>(tiles);
 #pragma unroll 1
       for (int i = 0; i < T::kPatchesEach; ++i) {
@@ -131,38 +165,13 @@ __global__ void __launch_bounds__(kThreads, kBlocks) shift_pointwise(PointwisePr
               output_offset(problem, tiles, exists, image, y + lane / kPatch, x + lane % kPatch);
         }
         if (exists && slabs > 0) {
-          sample_patch<E, T::kRows>(problem, tiles, memory.table, slab % kTableSlabs, place, patch, memory.input,
-                                    memory.left);
+          sample_patch<E, T::kRows>(problem, tiles, memory.table, slab % kTableSlabs, place, patch,
+                                    memory.input + parity * input_bytes, memory.left);
         }
       }
       __syncthreads();
     }
-    // From here on nobody reads this slab's input and table entries any more, so the next ones can come.
-    Item next = memory.item[parity];
-    int next_slab = slab + 1;
-    if (next_slab >= slabs && slab >= 0) {
-      next_slab = 0;
-      next.advance(tiles);
-    }
-    if (threadIdx.x == 0) memory.item[parity ^ 1] = next;
-    const bool last = next.group >= tiles.groups;
-    if (!last && next_slab % kTableSlabs == 0 && (slab < 0 || slabs > kTableSlabs)) {
-      for (int i = warp; i < kTableSlabs && next_slab + i < slabs; i += kWarps) {
-        describe_slab<E>(problem, tiles, memory.table, (next_slab + i) * kSlab<E>, i, lane);
-      }
-      __syncthreads();
-    }
-    if (!last) {
-      // Weights that fill one slab and all columns stay for every tile.
-      const bool keep = tiles.weight_slabs == 1 && slab >= 0;
-      char* const weights = memory.weights + (parity ^ 1) * (tiles.weight_slabs - 1) * T::kColumns * kLine;
-      if (!keep && next_slab == 0) {
-        stage_bias<E, T>(problem, tiles, next.column * T::kColumns, memory.bias + (weights - memory.weights) / kLine);
-      }
-      if (slabs > 0) {
-        stage_slab<E, T>(problem, tiles, memory, next.template place<T>(tiles), next_slab, keep ? nullptr : weights);
-      }
-    }
+    if (slab < 0 || tiles.boxes == 1) fetch();
     if (slab >= 0) {
       const int column = memory.item[parity].column * T::kColumns;
       const char* const weights = memory.weights + parity * (tiles.weight_slabs - 1) * T::kColumns * kLine;
@@ -190,7 +199,6 @@ const char* run(const PointwiseProblem& problem, const Device& device, Real type
   constexpr bool kWide = E::kBytes == 2;
   PointwiseTiles tiles;
   if (!plan_pointwise(problem, device, E::kBytes, kWide, &tiles)) return asl_pointwise_any(&problem, type, stream);
-  if (tiles.pixels == 256) return start<E, Tile<256, 64>>(problem, tiles, stream);
   if (tiles.columns == 64) return start<E, Tile<128, 64>>(problem, tiles, stream);
   if constexpr (kWide) {
     if (tiles.columns == 256) return start<E, Tile<64, 256>>(problem, tiles, stream);

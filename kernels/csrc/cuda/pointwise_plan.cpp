@@ -43,8 +43,7 @@ void cut(const PointwiseProblem& problem, PointwiseTiles* tiles) {
 }
 
 // Fills in all but pixels and columns; false where the tile does not fit the device, or not well.
-bool fit(const PointwiseProblem& problem, const Device& device, int element_bytes, bool last_choice,
-         PointwiseTiles* tiles) {
+bool fit(const PointwiseProblem& problem, const Device& device, int element_bytes, PointwiseTiles* tiles) {
   cut(problem, tiles);
   // The kernel counts 16-byte chunks within a tile's images in 32 bits.
   constexpr int64_t kChunks = int64_t{1} << 31;
@@ -62,11 +61,11 @@ bool fit(const PointwiseProblem& problem, const Device& device, int element_byte
   const auto wanted = [&](int64_t extent) {
     return slots_for(problem, tiles->images, tiles->patch_rows, tiles->patch_columns, extent);
   };
-  // Two blocks to a multiprocessor hide each other's waits; what room they leave is for shifts that reach far.
+  // Several blocks to a multiprocessor hide each other's waits; what room they leave is for shifts that reach far.
   // Shifts of a 3x3 kernel span two pixels, those that nearly every trained layer learns up to eight.
   int64_t resident = 1;
   bool roomy = false;
-  for (int blocks = 2; blocks >= 1 && !roomy; --blocks) {
+  for (int blocks = blocks_of(tiles->pixels, tiles->columns); blocks >= 1 && !roomy; --blocks) {
     const int64_t share = device.shared_per_multiprocessor / blocks - kReserved;
     const int64_t budget = std::min<int64_t>(share, device.shared_per_block);
     const int64_t room = (budget - fixed) / (kLine * kSlotGroup) * kSlotGroup;
@@ -74,10 +73,14 @@ bool fit(const PointwiseProblem& problem, const Device& device, int element_byte
     resident = blocks;
     roomy = room >= wanted(2);
   }
-  tiles->shared_bytes = fixed + tiles->slots * kLine;
-
   const int64_t count = int64_t{tiles->column_tiles} * tiles->tiles_x * tiles->tiles_y * tiles->groups;
-  if (!last_choice && (resident < 2 || count < 2 * device.multiprocessors)) return false;
+  // A second box, where the table stays and the blocks that are there at once remain as many.
+  const int64_t at_once = std::min(resident, divided_up(count, device.multiprocessors));
+  const int64_t share = std::min<int64_t>(device.shared_per_multiprocessor / at_once - kReserved, device.shared_per_block);
+  const int64_t room = (share - fixed) / (2 * kLine * kSlotGroup) * kSlotGroup;
+  tiles->boxes = slabs <= kTableSlabs && room >= wanted(4) ? 2 : 1;
+  if (tiles->boxes == 2) tiles->slots = static_cast<int32_t>(std::min<int64_t>(room, tiles->slots));
+  tiles->shared_bytes = fixed + tiles->boxes * tiles->slots * kLine;
   int64_t rest = std::min<int64_t>(count, device.multiprocessors * resident);
   tiles->grid = static_cast<int32_t>(rest);
   const int32_t radix[] = {tiles->column_tiles, tiles->tiles_x, tiles->tiles_y};
@@ -112,12 +115,8 @@ bool plan_pointwise(const PointwiseProblem& problem, const Device& device, int e
   tiles->stride_x = static_cast<int32_t>(problem.stride[2]);
   // All output channels in one block, where registers allow, so that no pixel is sampled twice.
   tiles->columns = problem.out_channels <= 64 ? 64 : problem.out_channels <= 128 || !wide ? 128 : 256;
-  if (tiles->columns == 64) {
-    tiles->pixels = 256;
-    if (fit(problem, device, element_bytes, false, tiles)) return true;
-  }
   tiles->pixels = tiles->columns == 256 ? 64 : 128;
-  return fit(problem, device, element_bytes, true, tiles);
+  return fit(problem, device, element_bytes, tiles);
 }
 
 }  // namespace asl::cuda

@@ -1,13 +1,13 @@
 // The rows of a slab as shared memory holds them, and the box of input pixels that they read.
 #pragma once
 
+#include "numeric.cuh"
 #include "pointwise.h"
 #include "pointwise_element.cuh"
 
 namespace asl::cuda::pointwise {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
-constexpr int kBlocks = 2;  // on a multiprocessor, as many as there are registers for; plan_pointwise() counts on it
 constexpr int kPatch = 4, kPatchPixels = kPatch * kPatch;
 
 // A block's part of the output. Its warps lie kDown by kAcross over the product, 32 pixels each; each samples
@@ -15,6 +15,8 @@ constexpr int kPatch = 4, kPatchPixels = kPatch * kPatch;
 template <int PIXELS, int COLUMNS>
 struct Tile {
   static constexpr int kPixels = PIXELS, kColumns = COLUMNS;
+  // On a multiprocessor, as many as there are registers for.
+  static constexpr int kBlocks = blocks_of(PIXELS, COLUMNS);
   static constexpr int kPatches = PIXELS / kPatchPixels;
   static constexpr int kPatchesEach = kPatches > kWarps ? kPatches / kWarps : 1;
   static constexpr int kWarpsEach = kPatches < kWarps ? kWarps / kPatches : 1, kRows = kPatch / kWarpsEach;
@@ -53,22 +55,6 @@ struct Table {
   int2* whole;  // (x, y) of the first tap, relative to the output pixel times the stride
   Box* box;
 };
-
-__device__ __forceinline__ int warp_min(int value) {
-#ifdef ASL_EMULATE
-  for (int step = 16; step > 0; step /= 2) value = min(value, __shfl_xor_sync(0xffffffffu, value, step));
-  return value;
-#else
-  return __reduce_min_sync(0xffffffffu, value);
-#endif
-}
-__device__ __forceinline__ int warp_max(int value) { return -warp_min(-value); }
-
-__device__ __forceinline__ unsigned reciprocal(int divisor) { return 0xffffffffu / static_cast<unsigned>(divisor) + 1; }
-// value / divisor, exact while value * divisor < 2^32 and 1 < divisor.
-__device__ __forceinline__ int divided(int value, unsigned reciprocal) {
-  return static_cast<int>(__umulhi(static_cast<unsigned>(value), reciprocal));
-}
 
 template <typename S, typename A>
 __device__ __forceinline__ void split(S shift, int* whole, A* fraction) {

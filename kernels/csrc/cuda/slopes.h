@@ -37,6 +37,8 @@ __device__ __forceinline__ void block_sums(A (&values)[COUNT], int at, int among
   for (int i = 0; i < COUNT; ++i) values[i] = shared[i][mine];
 }
 
+struct PixelTiles;
+
 // How a launch is cut up; the workspace is asked for before the launch.
 struct Cut {
   dim3 grid, block;

@@ -23,6 +23,15 @@ template <typename A>
 struct Taps {
   int base[3];
   A near[3], far[3];
+
+  // With `negated`, the taps of the adjoint at stride 1: the same weights at the negated offsets.
+  __device__ __forceinline__ void set(int axis, int whole_pixels, A fraction, bool negated) {
+    const bool whole = fraction == A(0);
+    const A rest = A(1) - fraction;
+    base[axis] = negated ? -whole_pixels - (whole ? 0 : 1) : whole_pixels;
+    near[axis] = negated && !whole ? fraction : rest;
+    far[axis] = negated && !whole ? rest : fraction;
+  }
 };
 
 // Beyond any image, so that clamping changes no result; sums with a position stay within 32 bits.
@@ -73,20 +82,34 @@ __device__ __forceinline__ int read_row(const Problem& problem, int k, int (&bas
   return static_cast<int>(channel);
 }
 
-// With `negated`, the taps of the adjoint at stride 1: the same weights at the negated offsets.
+// The same for two axes, (y, x), in fewer steps where shifts are float32.
+template <typename A>
+__device__ __forceinline__ int read_plane_row(const Problem& problem, int k, int (&base)[2], A (&fraction)[2]) {
+  if (problem.shift_type != kFloat32) {
+    int all[3];
+    A fractions[3];
+    const int channel = read_row(problem, k, all, fractions);
+    base[0] = all[1];
+    base[1] = all[2];
+    fraction[0] = fractions[1];
+    fraction[1] = fractions[2];
+    return channel;
+  }
+  const float* shift = static_cast<const float*>(problem.shift) + k * problem.shift_step[0];
+  const float y = __ldg(shift), x = __ldg(shift + problem.shift_step[1]);
+  int64_t channel = problem.source == nullptr ? k : __ldg(problem.source + k * problem.source_step);
+  if (channel < 0 || channel >= problem.channels) channel = -1;
+  const bool finite_y = split(y, base[0], fraction[0]), finite_x = split(x, base[1], fraction[1]);
+  return finite_y && finite_x ? static_cast<int>(channel) : -1;
+}
+
 template <typename A>
 __device__ __forceinline__ int read_taps(const Problem& problem, int k, bool negated, Taps<A>& taps) {
   int base[3];
   A fraction[3];
   const int channel = read_row(problem, k, base, fraction);
 #pragma unroll
-  for (int axis = 0; axis < 3; ++axis) {
-    const bool whole = fraction[axis] == A(0);
-    const A rest = A(1) - fraction[axis];
-    taps.base[axis] = negated ? -base[axis] - (whole ? 0 : 1) : base[axis];
-    taps.near[axis] = negated && !whole ? fraction[axis] : rest;
-    taps.far[axis] = negated && !whole ? rest : fraction[axis];
-  }
+  for (int axis = 0; axis < 3; ++axis) taps.set(axis, base[axis], fraction[axis], negated);
   return channel;
 }
 

@@ -53,7 +53,7 @@ def close(actual: Tensor, expected: Tensor, tolerance: float, what: str) -> None
     """Equal to the float64 expectation within `tolerance` of its largest value."""
     require(actual.shape == expected.shape, f"{what}: shape {list(actual.shape)} is not {list(expected.shape)}")
     if expected.numel():
-        error = float((actual.double().cpu() - expected.double()).abs().max())
+        error = float((actual.detach().double().cpu() - expected.double()).abs().max())
         allowed = tolerance * (1 + float(expected.double().abs().max()))
         require(error <= allowed, f"{what}: off by {error:.3g}, allowed {allowed:.3g}")
 

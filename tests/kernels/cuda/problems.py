@@ -106,8 +106,8 @@ def random_problem(seed: int, dtype: torch.dtype) -> Problem:
     spatial = [draw.choice(sizes) for _ in range(axes)]
     stride = [draw.choice([1, 1, 2, 3]) for _ in range(axes)] if draw.random() < 0.3 else [1] * axes
     delta = [max(draw.choice([-1, 0, 2, -3, 7]), -size) for size in spatial] if draw.random() < 0.3 else [-1] * axes
-    batch, channels = draw.choice([1, 2, 3]), draw.choice([1, 3, 4, 35])
-    rows = channels if draw.random() < 0.4 else draw.choice([1, 2, 7])
+    batch, channels = draw.choice([1, 2, 3]), draw.choice([1, 3, 4, 35, 8, 72])
+    rows = channels if draw.random() < 0.4 else draw.choice([1, 2, 7, 8, 40])
     source = torch.randint(0, channels, (rows,), generator=generator)
     out = reference.output_size(spatial, stride, delta)
     channels_last = draw.random() < 0.5
