@@ -1,0 +1,60 @@
+"""The application: stores opened at start, domains, security around them, one form of error."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+
+import anyio.to_thread
+from fastapi import FastAPI
+
+from aslconvert.service import errors
+from aslconvert.service.context import Context
+from aslconvert.service.domains import ROUTERS, SERVICES
+from aslconvert.service.security.callers import LastUses
+from aslconvert.service.security.rates import Rates
+from aslconvert.service.security.secrets import Secrets
+from aslconvert.service.settings import Settings, master_secret
+from aslconvert.service.version import VERSION
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The service of a deployment. Starting it brings the database to this version's tables.
+
+    Raises, when it starts:
+        InfrastructureError: ``database_unavailable`` and the like.
+        UserError: ``bad_blob_place``, ``bad_secret``, ``bad_database_url``.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        with ExitStack() as stack:
+            await anyio.to_thread.run_sync(_open, app, settings, stack)
+            try:
+                yield
+            finally:
+                # In a thread, as some of what is left here waits for threads that answer to this loop.
+                await anyio.to_thread.run_sync(stack.close)
+
+    app = FastAPI(
+        title="aslconvert",
+        version=VERSION,
+        description="Makes trained CNNs fast: upload a model and data, submit a conversion, download the result.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.rates = Rates(settings.requests_per_minute)
+    app.state.last_uses = LastUses()
+    errors.install(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    return app
+
+
+def _open(app: FastAPI, settings: Settings, stack: ExitStack) -> None:
+    jobs, blobs = stack.enter_context(settings.places.opened())
+    context = Context(settings=settings, jobs=jobs, blobs=blobs, secrets=Secrets(master_secret(settings)))
+    app.state.context = context
+    for service in SERVICES:
+        stack.enter_context(service(context))

@@ -1,0 +1,123 @@
+"""Who asks: the key of a request, checked against its hash, its expiry and its scopes."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
+from fastapi.security.http import HTTPAuthorizationCredentials
+from sqlalchemy import select
+
+from aslconvert.service.context import Context, Ctx
+from aslconvert.service.errors import Forbidden, TooManyRequests, Unauthorized
+from aslconvert.service.keys.tables import api_keys
+from aslconvert.service.security.rates import Rates
+from aslconvert.service.security.secrets import same
+from aslconvert.workers.database import Transaction
+
+HASH = "api-key"
+_KEY = re.compile(r"asl_([0-9a-f]{16})_([0-9a-f]{64})")
+
+bearer = HTTPBearer(auto_error=False, scheme_name="key", description="An API key: `asl_<id>_<secret>`.")
+
+
+class Scope(StrEnum):
+    """What a key may do; none includes another."""
+
+    READ = "read"
+    WRITE = "write"
+    ADMIN = "admin"
+    OPERATOR = "operator"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks. Whatever belongs to another tenant does not exist for them."""
+
+    key_id: str
+    tenant: str
+    scopes: frozenset[Scope]
+    address: str = ""
+
+
+class LastUses:
+    """When keys were last used, kept here until somebody writes it down: no request waits for that."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, datetime] = {}
+        self._lock = threading.Lock()
+
+    def note(self, key_id: str) -> None:
+        """It was used just now."""
+        with self._lock:
+            self._seen[key_id] = datetime.now(UTC)
+
+    def take(self) -> dict[str, datetime]:
+        """What is to be written down."""
+        with self._lock:
+            seen, self._seen = self._seen, {}
+        return seen
+
+
+def caller(scope: Scope | str) -> Callable[..., Caller]:
+    """A dependency: the caller, whose key has this scope.
+
+    Raises:
+        Unauthorized, Forbidden, TooManyRequests: 401, 403, 429.
+    """
+    wanted = Scope(scope)
+
+    def check(
+        request: Request, context: Ctx, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)] = None
+    ) -> Caller:
+        found = identify(context, "" if given is None else given.credentials, address_of(request))
+        rates: Rates = request.app.state.rates
+        wait = rates.take(found.key_id)
+        if wait > 0:
+            raise TooManyRequests(wait)
+        request.app.state.last_uses.note(found.key_id)
+        request.state.caller = found
+        if wanted not in found.scopes:
+            raise Forbidden(wanted)
+        return found
+
+    return check
+
+
+Reader = Annotated[Caller, Depends(caller(Scope.READ))]
+Writer = Annotated[Caller, Depends(caller(Scope.WRITE))]
+Admin = Annotated[Caller, Depends(caller(Scope.ADMIN))]
+Operator = Annotated[Caller, Depends(caller(Scope.OPERATOR))]
+
+
+def identify(context: Context, key: str, address: str) -> Caller:
+    """Whose key it is. Raises Unauthorized, with the same answer whatever is wrong with it."""
+    match = _KEY.fullmatch(key)
+    if match is None:
+        raise Unauthorized
+    key_id, secret = match.groups()
+
+    def find(at: Transaction) -> Any:
+        return at.connection.execute(select(api_keys).where(api_keys.c.id == key_id)).one_or_none()
+
+    row = context.database.read(find)
+    # Hashed also where there is no such key, so that the time does not tell.
+    hashed = context.secrets.hexed(HASH, key_id, secret)
+    right = same(hashed, row.digest if row is not None else "0" * 64)
+    if row is None or not right or row.revoked is not None:
+        raise Unauthorized
+    if row.expires is not None and row.expires <= datetime.now(UTC):
+        raise Unauthorized
+    return Caller(row.id, row.tenant, frozenset(Scope(scope) for scope in row.scopes), address)
+
+
+def address_of(request: Request) -> str:
+    """Where the request came from; behind a proxy uvicorn's --proxy-headers sees to it."""
+    return request.client.host if request.client is not None else ""
