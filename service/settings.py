@@ -49,6 +49,18 @@ class Settings(BaseSettings):
     body_bytes: Annotated[int, Field(ge=1)] = 1 << 20
     """Of requests that carry JSON; uploads have limits of their own."""
     upload_bytes: Annotated[int, Field(ge=1)] = 16 << 30
+    form_bytes: Annotated[int, Field(ge=1)] = 64 << 20
+    """Of an upload that comes in one request, as a form."""
+    upload_seconds: Annotated[float, Field(gt=0)] = 86400.0
+    """Of silence, after which an unfinished upload expires."""
+    upload_stall_seconds: Annotated[float, Field(gt=0)] = 30.0
+    """Without a byte, after which a request that uploads is ended; what came is kept."""
+    sandboxes: Annotated[int, Field(ge=1, le=64)] = 2
+    """Uploads that are vetted and previews that are made at the same time, each in a process."""
+    vetting_seconds: Annotated[float, Field(gt=0)] = 1800.0
+    vetting_memory: Annotated[int, Field(ge=1)] = 4 << 30
+    preview_seconds: Annotated[float, Field(gt=0)] = 300.0
+    preview_memory: Annotated[int, Field(ge=1)] = 8 << 30
     retention_days: Annotated[int, Field(ge=1)] = 30
     """For which finished jobs and their artifacts are kept."""
     webhook_private: bool = False
