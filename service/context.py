@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
@@ -25,6 +25,8 @@ class Context:
     secrets: Secrets
     wake: Callable[[], None] = field(default=lambda: None)
     """There is a new job: look at once."""
+    parts: dict[type[Any], Any] = field(default_factory=dict)
+    """What domains keep beside the stores, by its class; their services put it here when the app starts."""
 
     @property
     def database(self) -> Database:
