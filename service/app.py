@@ -7,11 +7,15 @@ from contextlib import ExitStack, asynccontextmanager
 
 import anyio.to_thread
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
-from aslconvert.service import errors
+from aslconvert.service import document, errors
 from aslconvert.service.context import Context
 from aslconvert.service.domains import ROUTERS, SERVICES
+from aslconvert.service.housekeeping import Housekeeping
+from aslconvert.service.keys.audit import Denials
 from aslconvert.service.security.callers import LastUses
+from aslconvert.service.security.middleware import BodyLimit, SecurityHeaders
 from aslconvert.service.security.rates import Rates
 from aslconvert.service.security.secrets import Secrets
 from aslconvert.service.settings import Settings, master_secret
@@ -46,7 +50,19 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.rates = Rates(settings.requests_per_minute)
     app.state.last_uses = LastUses()
+    app.state.denials = Denials()
     errors.install(app)
+    app.add_middleware(BodyLimit, most=settings.body_bytes, most_file=settings.upload_bytes)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["*"],
+        )
+    app.add_middleware(SecurityHeaders)
+    document.install(app)
     for router in ROUTERS:
         app.include_router(router)
     return app
@@ -56,5 +72,6 @@ def _open(app: FastAPI, settings: Settings, stack: ExitStack) -> None:
     jobs, blobs = stack.enter_context(settings.places.opened())
     context = Context(settings=settings, jobs=jobs, blobs=blobs, secrets=Secrets(master_secret(settings)))
     app.state.context = context
+    stack.enter_context(Housekeeping(context, app.state.last_uses, app.state.denials))
     for service in SERVICES:
         stack.enter_context(service(context))

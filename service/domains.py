@@ -13,11 +13,16 @@ from sqlalchemy import Select
 
 from aslconvert.service.context import Context
 from aslconvert.service.health.endpoints import router as health
+from aslconvert.service.keys.endpoints import router as keys
+from aslconvert.workers.database import Transaction
 
-ROUTERS: tuple[APIRouter, ...] = (health,)
+ROUTERS: tuple[APIRouter, ...] = (health, keys)
 
 HELD: tuple[Callable[[str], Select[tuple[str]]], ...] = ()
 """For a tenant: a select of the hashes of blobs that the domain holds for it. They count towards its storage, once."""
+
+RESERVED: tuple[Callable[[Transaction, str], int], ...] = ()
+"""For a tenant: bytes that are on their way in, and count towards its storage already."""
 
 SERVICES: tuple[Callable[[Context], AbstractContextManager[object]], ...] = ()
 """What runs beside the requests: entered when the app starts, left when it stops."""

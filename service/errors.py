@@ -142,13 +142,29 @@ def failure(request: Request, error: Exception) -> JSONResponse:
     told = details_of(error, instance=request.url.path)
     if told.kind != "user":
         structlog.get_logger().error("request failed", path=request.url.path, code=told.code, exc_info=error)
+    if told.status in {401, 403}:
+        _note_denial(request, told.code)
     headers: Mapping[str, str] = getattr(error, "headers", None) or {}
     if told.status == 503 and "Retry-After" not in headers:
         headers = {**headers, "Retry-After": "5"}
     return answer(told, headers)
 
 
-_HTTP_CODES = {404: "no_such_path", 405: "method_not_allowed", 406: "not_acceptable", 415: "unsupported_media_type"}
+def _note_denial(request: Request, code: str) -> None:
+    path = getattr(request.scope.get("route"), "path", request.url.path)
+    client = request.client.host if request.client is not None else ""
+    request.app.state.denials.note(
+        action=f"{request.method} {path}", outcome=code, caller=getattr(request.state, "caller", None), address=client
+    )
+
+
+_HTTP_CODES = {
+    404: "no_such_path",
+    405: "method_not_allowed",
+    406: "not_acceptable",
+    413: "too_large",
+    415: "unsupported_media_type",
+}
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:

@@ -66,13 +66,13 @@ class LastUses:
         return seen
 
 
-def caller(scope: Scope | str) -> Callable[..., Caller]:
-    """A dependency: the caller, whose key has this scope.
+def caller(*scopes: Scope | str) -> Callable[..., Caller]:
+    """A dependency: the caller, whose key has one of these scopes.
 
     Raises:
         Unauthorized, Forbidden, TooManyRequests: 401, 403, 429.
     """
-    wanted = Scope(scope)
+    wanted = frozenset(Scope(scope) for scope in scopes)
 
     def check(
         request: Request, context: Ctx, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)] = None
@@ -84,8 +84,8 @@ def caller(scope: Scope | str) -> Callable[..., Caller]:
             raise TooManyRequests(wait)
         request.app.state.last_uses.note(found.key_id)
         request.state.caller = found
-        if wanted not in found.scopes:
-            raise Forbidden(wanted)
+        if not wanted & found.scopes:
+            raise Forbidden(sorted(wanted)[0])
         return found
 
     return check

@@ -1,0 +1,177 @@
+"""Keys are made, shown once, scoped, expire and are revoked at once; what is done with them is written down."""
+
+import sqlite3
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+import httpx
+import pytest
+from live import Live, problem
+
+from aslconvert.service.keys.service import create_first_key
+from aslconvert.service.security.callers import Scope
+from aslconvert.service.security.rates import Rates
+from aslconvert.service.settings import Settings
+
+
+def test_a_key_is_shown_once_and_works_until_it_is_revoked(live: Live, client: httpx.Client) -> None:
+    made = client.post("/v1/keys", json={"name": "ci", "scopes": ["read"], "expires_in_days": 1})
+    assert made.status_code == 201
+    key = made.json()
+    assert key["key"].startswith(f"asl_{key['id']}_")
+    assert key["expires"] is not None
+    with live.client(key=key["key"]) as other:
+        assert other.get("/v1/usage").json()["tenant"] == "default"
+        assert problem(other.get("/v1/keys")) == (403, "forbidden")
+        assert client.delete(f"/v1/keys/{key['id']}").status_code == 204
+        assert problem(other.get("/v1/usage")) == (401, "unauthorized")
+    listed = {one["id"]: one for one in client.get("/v1/keys", params={"limit": 1000}).json()["items"]}
+    assert listed[key["id"]]["revoked"] is not None
+    assert "key" not in listed[key["id"]]
+    assert client.delete(f"/v1/keys/{key['id']}").status_code == 204
+    assert problem(client.delete("/v1/keys/0000000000000000")) == (404, "key_not_found")
+
+
+def test_the_database_has_no_secret_and_a_repeated_request_the_same_key(live: Live, client: httpx.Client) -> None:
+    asked = {"name": "twice", "scopes": ["read", "write"]}
+    headers = {"Idempotency-Key": "once and again"}
+    first = client.post("/v1/keys", json=asked, headers=headers)
+    again = client.post("/v1/keys", json=asked, headers=headers)
+    assert first.json() == again.json()
+    assert problem(client.post("/v1/keys", json={**asked, "name": "other"}, headers=headers)) == (
+        422,
+        "idempotency_mismatch",
+    )
+    secret = first.json()["key"].rpartition("_")[2]
+    with live.client(key=first.json()["key"]) as other:
+        assert other.get("/v1/usage").status_code == 200
+    with sqlite3.connect(live.folder / "jobs.db") as database:
+        assert secret not in "".join(database.iterdump())
+
+
+def test_only_operators_make_keys_for_others_and_of_operators(live: Live) -> None:
+    with live.client(Scope.ADMIN, tenant="a") as admin, live.client(Scope.OPERATOR) as operator:
+        for asked in ({"tenant": "b", "scopes": ["read"]}, {"scopes": ["operator"]}):
+            assert problem(admin.post("/v1/keys", json={"name": "n", **asked})) == (403, "forbidden")
+            assert operator.post("/v1/keys", json={"name": "n", **asked}).status_code == 201
+        mine = admin.post("/v1/keys", json={"name": "n", "scopes": ["admin"]}).json()
+        assert mine["tenant"] == "a"
+        assert {key["tenant"] for key in admin.get("/v1/keys").json()["items"]} == {"a"}
+        tenants = {key["tenant"] for key in operator.get("/v1/keys", params={"limit": 100}).json()["items"]}
+        assert {"a", "b"} <= tenants
+        with live.client(Scope.ADMIN, tenant="c") as other:
+            assert problem(other.delete(f"/v1/keys/{mine['id']}")) == (404, "key_not_found")
+        assert operator.delete(f"/v1/keys/{mine['id']}").status_code == 204
+
+
+def test_pages_hold_every_key_once(live: Live) -> None:
+    with live.client(Scope.ADMIN, tenant="pages") as admin:
+        made = {admin.post("/v1/keys", json={"name": "n", "scopes": ["read"]}).json()["id"] for _ in range(5)}
+        seen: list[str] = []
+        cursor = None
+        while True:
+            page = admin.get("/v1/keys", params={"limit": 2, **({"cursor": cursor} if cursor else {})}).json()
+            seen += [key["id"] for key in page["items"]]
+            cursor = page["next"]
+            if cursor is None:
+                break
+        assert len(seen) == len(set(seen)) == 6
+        assert made < set(seen)
+        assert problem(admin.get("/v1/keys", params={"cursor": "nonsense"})) == (422, "bad_cursor")
+        assert problem(admin.get("/v1/keys", params={"limit": 0})) == (422, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    "key", ["", "asl_0000000000000000_" + 64 * "0", "asl_x", "Basic", "asl_0000000000000000_" + 64 * "é"]
+)
+def test_what_is_no_key_is_told_nothing(live: Live, key: str) -> None:
+    headers = {"Authorization": f"Bearer {key}".encode()} if key else {}
+    answer = httpx.get(f"{live.url}/v1/usage", headers=headers)
+    assert problem(answer) == (401, "unauthorized")
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_an_expired_key_is_none(live: Live) -> None:
+    with live.client(key=live.key(expires_in=timedelta(seconds=-1))) as late:
+        assert problem(late.get("/v1/usage")) == (401, "unauthorized")
+
+
+def test_uses_changes_and_denials_are_written_down(live: Live, client: httpx.Client) -> None:
+    made = client.post("/v1/keys", json={"name": "seen", "scopes": ["read"]}).json()
+    with live.client(key=made["key"]) as other:
+        assert other.get("/v1/usage").status_code == 200
+        assert other.get("/v1/audit").status_code == 403
+
+    def key() -> dict[str, object]:
+        found = [one for one in client.get("/v1/keys?limit=100").json()["items"] if one["id"] == made["id"]]
+        return dict(found[0])
+
+    def denied() -> list[str]:
+        items = client.get("/v1/audit").json()["items"]
+        return [one["outcome"] for one in items if one["key"] == made["id"] and one["action"] == "GET /v1/audit"]
+
+    until = time.monotonic() + 30
+    while key()["last_used"] is None or not denied():
+        assert time.monotonic() < until
+    assert denied() == ["forbidden"]
+    actions = [one["action"] for one in client.get("/v1/audit").json()["items"] if one["target"] == made["id"]]
+    assert actions == ["key.create"]
+
+
+def test_who_asks_too_often_is_told_when_to_come_again(fresh: Callable[..., Live]) -> None:
+    live = fresh(requests_per_minute=60)
+    with live.client() as eager, live.client() as other:
+        answers = [eager.get("/v1/usage") for _ in range(30)]
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert answers[0].status_code == 200
+        assert refused
+        assert problem(refused[0]) == (429, "too_many_requests")
+        assert int(refused[0].headers["retry-after"]) >= 1
+        assert other.get("/v1/usage").status_code == 200
+
+
+def test_a_rate_holds_and_recovers() -> None:
+    rates = Rates(6000)
+    assert [rates.take("a") for _ in range(600)] == [0.0] * 600
+    waits = [rates.take("a") for _ in range(200)]
+    assert 0 < max(waits) <= 0.02
+    assert rates.take("b") == 0.0
+
+
+def test_answers_carry_what_browsers_heed(live: Live, client: httpx.Client) -> None:
+    headers = client.get("/v1/usage", headers={"Origin": "https://elsewhere.example"}).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["cache-control"] == "no-store"
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert "access-control-allow-origin" not in headers
+    assert "server" not in headers
+
+
+def test_bodies_and_headers_have_a_limit(live: Live, client: httpx.Client) -> None:
+    large = b'{"name": "' + b"x" * (1 << 20) + b'"}'
+    json = {"Content-Type": "application/json"}
+    assert problem(client.post("/v1/keys", content=large, headers=json)) == (413, "too_large")
+    assert problem(client.post("/v1/keys", content=iter([large]), headers=json)) == (413, "too_large")
+    answer = client.get("/v1/usage", headers={"X-Long": "x" * 100_000})
+    assert problem(answer) == (431, "headers_too_large")
+    assert client.get("/v1/usage").status_code == 200
+
+
+def test_the_first_key_is_made_once(fresh: Callable[..., Live]) -> None:
+    live = fresh()
+    settings = Settings(folder=live.folder)
+    first = create_first_key(settings)
+    assert create_first_key(settings) is None
+    with live.client(key=first) as one:
+        assert one.get("/v1/audit").status_code == 200
+    assert (live.folder / "secret").stat().st_mode & 0o777 == 0o600
+
+
+def test_origins_are_allowed_by_name(fresh: Callable[..., Live]) -> None:
+    live = fresh(cors_origins='["https://app.example"]')
+    asked = {"Origin": "https://app.example", "Access-Control-Request-Method": "GET"}
+    allowed = httpx.options(f"{live.url}/v1/usage", headers=asked).headers
+    assert allowed["access-control-allow-origin"] == "https://app.example"
+    other = httpx.options(f"{live.url}/v1/usage", headers={**asked, "Origin": "https://evil.example"}).headers
+    assert "access-control-allow-origin" not in other
