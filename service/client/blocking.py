@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -91,7 +91,7 @@ class Client:
         """One model."""
         return self._driver.run(self._core.model(model_id))
 
-    def models(self) -> Iterator[Model]:
+    def models(self) -> Generator[Model, None, None]:
         """All models, newest first."""
         return self._driver.iterate(self._core.every(Model, "/v1/models"))
 
@@ -103,7 +103,7 @@ class Client:
         """One data set."""
         return self._driver.run(self._core.dataset(dataset_id))
 
-    def datasets(self) -> Iterator[Dataset]:
+    def datasets(self) -> Generator[Dataset, None, None]:
         """All data sets, newest first."""
         return self._driver.iterate(self._core.every(Dataset, "/v1/datasets"))
 
@@ -142,7 +142,9 @@ class Client:
         """A job as it stands."""
         return self._driver.run(self._core.job(job_id))
 
-    def jobs(self, *, state: str | None = None, kind: str | None = None, model: str | None = None) -> Iterator[Job]:
+    def jobs(
+        self, *, state: str | None = None, kind: str | None = None, model: str | None = None
+    ) -> Generator[Job, None, None]:
         """Jobs, newest first."""
         return self._driver.iterate(self._core.every(Job, "/v1/jobs", state=state, kind=kind, model=model))
 
@@ -158,7 +160,7 @@ class Client:
         """Delete an ended job and what came of it."""
         self._driver.run(self._core.remove("jobs", job_id))
 
-    def follow(self, job_id: str, *, after: int = 0, timeout: float | None = None) -> Iterator[Event]:
+    def follow(self, job_id: str, *, after: int = 0, timeout: float | None = None) -> Generator[Event, None, None]:
         """The job's events after number ``after``, each once, until it has ended; lost connections are made again.
 
         Raises WaitTimeout after ``timeout`` seconds.
@@ -215,7 +217,7 @@ class Client:
             self._core.make_key(name, scopes=scopes, expires_in_days=expires_in_days, tenant=tenant)
         )
 
-    def keys(self) -> Iterator[Key]:
+    def keys(self) -> Generator[Key, None, None]:
         """The keys of the tenant."""
         return self._driver.iterate(self._core.every(Key, "/v1/keys"))
 

@@ -62,7 +62,7 @@ class Driver:
                 listener(value)
         return run.result
 
-    def iterate(self, steps: Steps[Any]) -> Iterator[Any]:
+    def iterate(self, steps: Steps[Any]) -> Generator[Any, None, None]:
         """What the steps emit."""
         return self._emitted(Run(steps))
 
