@@ -197,6 +197,10 @@ class AsyncClient:
         """What came of a job, with its artifacts."""
         return await self._driver.run(self._core.variants(job_id))
 
+    def artifacts(self, job_id: str) -> AsyncGenerator[Artifact, None]:
+        """Every file that a job wrote, those of no single variant too."""
+        return self._driver.iterate(self._core.artifacts(job_id))
+
     async def download(self, artifact: Artifact | str, target: Path, *, progress: Fetched | None = None) -> Path:
         """Fetch an artifact to the file ``target``, which appears whole and checked or not at all.
 

@@ -172,6 +172,10 @@ class Core:
         reply = yield from self._call("GET", f"/v1/jobs/{_plain(job_id)}/variants")
         return list(Listing[Variant].model_validate_json(reply.body).items)
 
+    def artifacts(self, job_id: str) -> Steps[None]:
+        """Emit every file of a job."""
+        return self.every(Artifact, f"/v1/jobs/{_plain(job_id)}/artifacts")
+
     def link(self, artifact_id: str, *, seconds: int) -> Steps[Link]:
         """A signed address of an artifact."""
         reply = yield from self._make(f"/v1/artifacts/{_plain(artifact_id)}/link", {"seconds": seconds})

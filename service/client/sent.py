@@ -50,7 +50,7 @@ class Sent:
     """The folder of those files; losing one costs only that bytes are sent again."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder or _cache_folder() / "uploads"
+        self._folder = folder or cache_folder() / "uploads"
 
     def recall(self, *of: str, file: Local) -> str | None:
         """The upload's id that `remember` was given for the same file and the same words."""
@@ -81,7 +81,8 @@ class Sent:
         return self._folder / f"{hashlib.sha256(json.dumps(words).encode()).hexdigest()}.json"
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """``ASLCONVERT_CACHE``, else ``aslconvert`` in the user's cache folder."""
     if named := os.environ.get(CACHE_VARIABLE):
         return Path(named)
     home = os.environ.get("XDG_CACHE_HOME", "")

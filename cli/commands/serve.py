@@ -1,0 +1,85 @@
+"""`aslconvert serve`: the REST service, with a worker in the same process unless it is told otherwise."""
+
+from __future__ import annotations
+
+import signal
+from typing import Annotated
+
+import typer
+
+from aslconvert.cli import places
+from aslconvert.cli.console import answer_stream, say
+
+
+def serve(
+    *,
+    host: Annotated[str, typer.Option("--host", metavar="IP", help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="The port to listen at.")] = 8765,
+    folder: places.Folder = places.DEFAULT_FOLDER,
+    database_url: places.DatabaseUrl = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            "--storage",
+            metavar="DIR|s3://",
+            envvar="ASLCONVERT_STORAGE",
+            help="Where blobs are kept.",
+            show_default="a folder in the folder",
+        ),
+    ] = None,
+    redis: Annotated[
+        str | None,
+        typer.Option(
+            "--redis",
+            metavar="URL",
+            envvar="ASLCONVERT_REDIS",
+            help="Tell workers of jobs over Celery and this Redis.",
+            show_default="workers look into the database",
+        ),
+    ] = None,
+    embedded: Annotated[
+        bool | None,
+        typer.Option(
+            "--embedded/--no-embedded", help="Work off jobs here too.", show_default="unless --redis is given"
+        ),
+    ] = None,
+    metrics: Annotated[
+        bool, typer.Option("--metrics/--no-metrics", envvar="ASLCONVERT_METRICS", help="Answer Prometheus at /metrics.")
+    ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict/--no-strict", help="Refuse jobs where the kernel grants less than the whole sandbox."),
+    ] = False,
+    engine: Annotated[str | None, typer.Option("--engine", hidden=True)] = None,
+) -> None:
+    """Serve the REST API until SIGTERM, which lets requests end and gives the running job back with its state.
+
+    The first start makes a key, shows it once and leaves it in DIR/key, where the other commands find it.
+    """
+    with answer_stream():
+        settings = places.settings_of(
+            folder=folder,
+            database_url=database_url,
+            storage=storage,
+            redis=redis,
+            embedded=redis is None if embedded is None else embedded,
+            metrics=metrics,
+            strict=strict,
+            engine=engine,
+        )
+        try:
+            from aslconvert.cli.keeping import first_key
+            from aslconvert.service.running import serve as run
+        except ModuleNotFoundError as error:
+            raise places.missing(error) from error
+
+        if (found := first_key(settings)) is not None:
+            key, path = found
+            say(f"aslconvert: the first key is {key}\naslconvert: it is shown this once, and kept in '{path}'.")
+        if host not in ("127.0.0.1", "::1", "localhost"):
+            say("aslconvert: others can reach this service, and their keys travel unencrypted: put TLS before it.")
+        say(f"aslconvert: serving at http://{host}:{port}, jobs run {'here' if settings.embedded else 'in workers'}.")
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # The server takes these over, and raises them again once it has ended: an end that was asked for is fine.
+            signal.signal(number, lambda *_: None)
+        run(settings, host=host, port=port)
