@@ -12,17 +12,25 @@ from fastapi import APIRouter
 from sqlalchemy import Select
 
 from aslconvert.service.context import Context
+from aslconvert.service.datasets.endpoints import router as datasets
+from aslconvert.service.dispatching import running as dispatch_running
 from aslconvert.service.health.endpoints import router as health
+from aslconvert.service.jobs.endpoints import router as jobs
+from aslconvert.service.jobs.streams import router as streams
 from aslconvert.service.keys.endpoints import router as keys
+from aslconvert.service.models.endpoints import router as models
+from aslconvert.service.uploads import held
+from aslconvert.service.uploads.endpoints import router as uploads
+from aslconvert.service.uploads.running import running as uploads_running
 from aslconvert.workers.database import Transaction
 
-ROUTERS: tuple[APIRouter, ...] = (health, keys)
+ROUTERS: tuple[APIRouter, ...] = (health, keys, uploads, models, datasets, jobs, streams)
 
-HELD: tuple[Callable[[str], Select[tuple[str]]], ...] = ()
+HELD: tuple[Callable[[str], Select[tuple[str]]], ...] = (held.of_models, held.of_datasets)
 """For a tenant: a select of the hashes of blobs that the domain holds for it. They count towards its storage, once."""
 
-RESERVED: tuple[Callable[[Transaction, str], int], ...] = ()
+RESERVED: tuple[Callable[[Transaction, str], int], ...] = (held.on_their_way,)
 """For a tenant: bytes that are on their way in, and count towards its storage already."""
 
-SERVICES: tuple[Callable[[Context], AbstractContextManager[object]], ...] = ()
+SERVICES: tuple[Callable[[Context], AbstractContextManager[object]], ...] = (uploads_running, dispatch_running)
 """What runs beside the requests: entered when the app starts, left when it stops."""
