@@ -13,6 +13,7 @@ from aslconvert.service import document, errors
 from aslconvert.service.context import Context
 from aslconvert.service.domains import ROUTERS, SERVICES
 from aslconvert.service.housekeeping import Housekeeping
+from aslconvert.service.jobs.hub import Hub
 from aslconvert.service.keys.audit import Denials
 from aslconvert.service.security.callers import LastUses
 from aslconvert.service.security.middleware import BodyLimit, SecurityHeaders
@@ -33,9 +34,10 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with ExitStack() as stack:
-            await anyio.to_thread.run_sync(_open, app, settings, stack)
+            context = await anyio.to_thread.run_sync(_open, app, settings, stack)
             try:
-                yield
+                async with Hub(context.jobs) as app.state.hub:
+                    yield
             finally:
                 # In a thread, as some of what is left here waits for threads that answer to this loop.
                 await anyio.to_thread.run_sync(stack.close)
@@ -68,10 +70,11 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _open(app: FastAPI, settings: Settings, stack: ExitStack) -> None:
+def _open(app: FastAPI, settings: Settings, stack: ExitStack) -> Context:
     jobs, blobs = stack.enter_context(settings.places.opened())
     context = Context(settings=settings, jobs=jobs, blobs=blobs, secrets=Secrets(master_secret(settings)))
     app.state.context = context
     stack.enter_context(Housekeeping(context, app.state.last_uses, app.state.denials))
     for service in SERVICES:
         stack.enter_context(service(context))
+    return context

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import socket
+
 import uvicorn
 
 from aslconvert.service.app import create_app
@@ -15,7 +18,7 @@ GRACE_SECONDS = 10
 
 def server(settings: Settings, *, host: str = "127.0.0.1", port: int = 8765) -> uvicorn.Server:
     """A server that is not started; ``run`` blocks until SIGTERM or SIGINT."""
-    return uvicorn.Server(
+    return _Server(
         uvicorn.Config(
             create_app(settings),
             host=host,
@@ -30,7 +33,17 @@ def server(settings: Settings, *, host: str = "127.0.0.1", port: int = 8765) -> 
     )
 
 
+class _Server(uvicorn.Server):
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Streams would be waited for to the end of the grace, and each client comes back after its last event anyway.
+        self.config.app.state.hub.close()  # type: ignore[union-attr]  # the app of `create_app`
+        await super().shutdown(sockets)
+
+
 def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8765) -> None:
-    """Serve until told to stop."""
+    """Serve until told to stop, by SIGTERM or SIGINT; then it returns."""
     set_up_logs()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # The server heeds both, and raises them again when it has ended well: that is no failure.
+        signal.signal(number, lambda *_: None)
     server(settings, host=host, port=port).run()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Path, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy import Row, select
 
@@ -21,6 +21,7 @@ from aslconvert.service.security.callers import Caller, Operator, Reader, Scope,
 from aslconvert.workers.database import Transaction
 
 router = APIRouter()
+KeyId = Annotated[str, Path(min_length=1, max_length=64, pattern=r"^[0-9A-Za-z._-]+$", description="A key's id.")]
 Keeper = Annotated[Caller, Depends(caller(Scope.ADMIN, Scope.OPERATOR))]
 
 
@@ -70,7 +71,7 @@ def list_keys(context: Ctx, caller: Keeper, paging: Paged) -> Listed[Key]:
 
 
 @router.delete("/v1/keys/{key_id}", status_code=204, tags=["keys"], responses=problems(401, 403, 404, 422, 429))
-def revoke_key(key_id: str, context: Ctx, caller: Keeper) -> None:
+def revoke_key(key_id: KeyId, context: Ctx, caller: Keeper) -> None:
     """Revoke a key, for good and at once."""
     tenant = None if Scope.OPERATOR in caller.scopes else caller.tenant
 

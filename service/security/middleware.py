@@ -50,7 +50,10 @@ class SecurityHeaders:
 
 
 class BodyLimit:
-    """Refuses headers of more than `MOST_HEADERS` bytes and bodies of more than ``most`` bytes, or ``most_file`` where files come in, before they are in memory."""
+    """Refuses headers of more than `MOST_HEADERS` bytes, and bodies of more than ``most`` before they are in memory.
+
+    Where files come in, ``most_file`` bytes are taken.
+    """
 
     def __init__(self, app: ASGIApp, *, most: int, most_file: int) -> None:
         self._app = app
