@@ -32,6 +32,7 @@ def live(memory: Path) -> Iterator[Live]:
     service = Live(folder, requests_per_minute=1_000_000, running_jobs=10_000).start()
     yield service
     service.stop()
+    service.close()
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def fresh(memory: Path) -> Iterator[Callable[..., Live]]:
 
     yield make
     for service in made:
-        service.kill()
+        service.close()
 
 
 @pytest.fixture
