@@ -13,8 +13,10 @@ import httpx
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "workers"))
 
 from live import Live
+from postgres import Cluster, cluster, programs
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +56,13 @@ def client(live: Live) -> Iterator[httpx.Client]:
     """A client whose key may do everything."""
     with live.client() as opened:
         yield opened
+
+
+@pytest.fixture
+def postgres() -> Iterator[Cluster]:
+    """A server of one test's own, which may stop it."""
+    binaries = programs()
+    if binaries is None:
+        pytest.skip("NO POSTGRESQL HERE: nothing about it is tested; apt-get install postgresql")
+    with cluster(binaries) as server:
+        yield server
