@@ -23,6 +23,11 @@ FILES = ("/v1/uploads", "/v1/models", "/v1/datasets")
 MOST_HEADERS = 32 << 10
 
 
+class _BadPath(ServiceError):
+    # As of any other path that leads nowhere; one database takes such characters in an id, the other does not.
+    status = 404
+
+
 class _HeadersTooLarge(ServiceError):
     status = 431
 
@@ -65,6 +70,10 @@ class BodyLimit:
         """ASGI."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        if not scope["path"].isprintable():
+            refused = details_of(_BadPath("bad_path", "The path has characters that no path here has."))
+            await answer(refused)(scope, receive, send)
             return
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MOST_HEADERS:
             told = f"The headers have more than {MOST_HEADERS} bytes."
