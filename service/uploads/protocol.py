@@ -26,6 +26,8 @@ MOST_METADATA: Final = 4096
 
 KINDS: Final = ("model", "dataset")
 _KNOWN: Final = frozenset({"kind", "filename", "name", "architecture", "sha256"})
+# What browsers' libraries of tus send of their own accord.
+_IGNORED: Final = frozenset({"filetype", "type", "relativePath"})
 _ARCHITECTURE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*){0,3}")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
@@ -142,6 +144,7 @@ def metadata(text: str) -> Metadata:
             found[key] = value.decode()
         except UnicodeDecodeError as error:
             raise BadUpload("upload_metadata", "The values of Upload-Metadata are UTF-8.") from error
+    found = {key: value for key, value in found.items() if key not in _IGNORED}
     if unknown := sorted(set(found) - _KNOWN):
         hint = f"There are {', '.join(sorted(_KNOWN))}."
         raise BadUpload("upload_metadata", f"Upload-Metadata has no key {unknown[0][:64]!r}.", hint=hint)

@@ -193,10 +193,14 @@ def _place(folder: Path) -> str:
     """The folder's own name, made once: of two processes that start at once one wins."""
     path = folder / "place"
     beside = folder / f".place-{secrets.token_hex(8)}"
-    beside.write_text(secrets.token_hex(16), encoding="ascii")
+    with beside.open("w", encoding="ascii") as file:
+        file.write(secrets.token_hex(16))
+        file.flush()
+        os.fsync(file.fileno())
     with contextlib.suppress(FileExistsError):
         os.link(beside, path)
     beside.unlink()
+    _sync_folder(folder)
     found = path.read_text(encoding="ascii")
     if not _PLACE.fullmatch(found):
         raise InternalError("bad_place", "The staging folder has lost its name.")

@@ -56,6 +56,7 @@ def test_resumes_at_random_offsets_to_the_same_bytes(live: Live, tus: Tus) -> No
 
 
 def test_head_gives_back_what_was_said(tus: Tus) -> None:
+    assert tus.announce(1000, filetype="x", type="", relativePath="a/b").status_code == 201
     place = tus.begin(1000, name="n")
     told = tus.head(place)
     assert told.headers["upload-length"] == "1000"
