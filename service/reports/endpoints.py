@@ -49,7 +49,7 @@ _BYTES: dict[int | str, dict[str, Any]] = {
     },
 )
 def get_report(job_id: JobId, request: Request, context: Ctx, caller: Reader) -> Response:
-    """The report as it was written (docs/report.md)."""
+    """The report as it was written, `report.json`."""
     file = files.named(_job(context, job_id, caller.tenant), files.REPORT, what="report")
     return ranges.answer(
         context.blobs, request, sha256=file.sha256, size=file.bytes, media_type="application/json", headers={}
@@ -90,7 +90,7 @@ def list_artifacts(job_id: JobId, context: Ctx, caller: Reader) -> Listed[Artifa
 
 @router.get("/v1/models/{model_id}/variants", responses=problems(401, 403, 404, 422, 429))
 def list_variants_of_model(model_id: ModelId, context: Ctx, caller: Reader, paging: Paged) -> Listed[Variant]:
-    """Variants of the model's jobs, newest job first; ``limit`` counts jobs."""
+    """Variants of the model's jobs, newest job first; `limit` counts jobs."""
     after = paging.after
 
     def work(at: Transaction) -> Any:
