@@ -40,10 +40,12 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8765) -> None:
-    """Serve until told to stop, by SIGTERM or SIGINT; then it returns."""
+def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8765) -> bool:
+    """Serve until told to stop, by SIGTERM or SIGINT; then it returns. False: it could not start."""
     set_up_logs()
     for number in (signal.SIGTERM, signal.SIGINT):
         # The server heeds both, and raises them again when it has ended well: that is no failure.
         signal.signal(number, lambda *_: None)
-    server(settings, host=host, port=port).run()
+    one = server(settings, host=host, port=port)
+    one.run()
+    return one.started

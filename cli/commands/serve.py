@@ -71,8 +71,11 @@ def serve(
         try:
             from aslconvert.cli.keeping import first_key
             from aslconvert.service.running import serve as run
+
+            if settings.redis is not None:
+                import aslconvert.workers.dispatch.celery  # noqa: F401 -- found out before a key is made
         except ModuleNotFoundError as error:
-            raise places.missing(error) from error
+            raise places.missing(error, extra="service" if settings.redis is None else "celery") from error
 
         _require_free(host, port)
         if (found := first_key(settings)) is not None:
@@ -82,11 +85,11 @@ def serve(
             say("aslconvert: others can reach this service, and their keys travel unencrypted: put TLS before it.")
         say(f"aslconvert: serving at http://{host}:{port}, jobs run {'here' if settings.embedded else 'in workers'}.")
         try:
-            run(settings, host=host, port=port)
-        except SystemExit as error:
-            # The server's own codes mean other things among ours.
-            told = "The service did not start, or did not end well: see the lines above."
-            raise InfrastructureError("service_failed", told) from error
+            served = run(settings, host=host, port=port)
+        except SystemExit:
+            served = False  # the server's own codes mean other things among ours
+        if not served:
+            raise InfrastructureError("service_failed", "The service did not start: see the lines above.")
 
 
 def _require_free(host: str, port: int) -> None:

@@ -35,8 +35,7 @@ class Watching:
             self._progress.update(done, total, str(data.get("unit", "")), **figures)
         elif event.kind == "note":
             self._progress.note(str(data.get("text", "")))
-        elif event.kind == "queued" and event.number > 1:
-            # The first is the submit itself; another one is news.
+        elif event.kind == "requeued":
             self._progress.note("The job is queued again, and goes on from its last state.")
 
 

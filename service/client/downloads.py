@@ -126,6 +126,8 @@ def _append(path: str, held: _Part, *, sha256: str | None, told: Told | None) ->
     promised = _promise(stream.headers)
     changed = sha256 is None and held.size > 0 and start > 0 and promised is None
     if start != held.size or changed:
+        if held.size == 0:
+            raise DamagedDownload("bad_range", "The server gave a part where the whole was asked for.")
         yield from work(partial(_start_over, held))
         if start != 0:
             yield Close(stream)

@@ -62,7 +62,6 @@ def follow(job_id: str, *, retry: Retry, after: int = 0, deadline: float | None 
     tries = Tries(retry)
     seen, barren = after, 0
     while barren < STREAM_TRIES and _left(deadline) > NEAR_SECONDS:
-        before = seen
         try:
             told = yield from _stream(job_id, seen, deadline)
         except Refused as error:
@@ -73,9 +72,11 @@ def follow(job_id: str, *, retry: Retry, after: int = 0, deadline: float | None 
         if told.ended:
             return (yield from job(job_id, retry))
         seen = told.seen
-        if seen > before:
+        if told.heard:
             tries.reset()
-        barren = 0 if told.heard else barren + 1
+            barren = 0
+        elif told.opened:
+            barren += 1
         if told.failure is not None:
             yield from tries.after(told.failure)
         else:
@@ -86,10 +87,14 @@ def follow(job_id: str, *, retry: Retry, after: int = 0, deadline: float | None 
 
 @dataclass
 class _Heard:
-    """What became of one connection: the last event's number, whether the job has ended, whether anything came."""
+    """What became of one connection: the last event's number, whether the job has ended, whether a byte came.
+
+    ``opened``: there was a server that took the request.
+    """
 
     seen: int
     ended: bool = False
+    opened: bool = False
     heard: bool = False
     failure: Unreachable | Misuse | None = None
 
@@ -106,9 +111,10 @@ def _stream(job_id: str, seen: int, deadline: float | None) -> Steps[_Heard]:
         )
     except httpx.TransportError as error:
         told.failure = unreachable(error)
-        # A server that cannot be reached says nothing about streams.
-        told.heard = not isinstance(error, httpx.ReadTimeout)
+        # A server that cannot be reached says nothing about streams; one that is silent may sit behind a proxy that is.
+        told.opened = isinstance(error, httpx.ReadTimeout)
         return told
+    told.opened = True
     if stream.status >= 400:
         body = yield Read(stream)
         yield Close(stream)

@@ -188,3 +188,11 @@ def test_lines_are_read_however_they_are_cut() -> None:
 def test_a_job_knows_whether_it_has_ended() -> None:
     assert Job(id="j", kind="convert", state="expired", created="2026-01-01T00:00:00Z").done  # type: ignore[arg-type]
     assert not Job(id="j", kind="convert", state="cancelling", created="2026-01-01T00:00:00Z").done  # type: ignore[arg-type]
+
+
+def test_a_quiet_job_outlasts_any_number_of_broken_streams() -> None:
+    hasty = Retry(first=0.01, most=0.02, patience=0.2)
+    begun = time.monotonic()
+    with scripted(Service(streams=[0] * 60)) as server, Client(server.url, "asl_a_b", retry=hasty) as client:
+        assert list(client.follow("j")) == EVENTS
+    assert time.monotonic() - begun > 0.2
