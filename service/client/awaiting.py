@@ -32,7 +32,7 @@ from aslconvert.service.client.uploads import Told as Uploaded
 
 
 class AsyncClient:
-    """As `Client`, for asyncio and trio; a context manager.
+    """As `Client`, for asyncio; a context manager.
 
     ``server`` and ``key`` are found as `connection` says; ``sent`` names the folder that remembers unfinished uploads.
     Every method may raise Unreachable and Refused of `errors`; ids are those that the server gave.

@@ -1,4 +1,4 @@
-"""Carries out steps with httpx: one driver that blocks, and one that awaits, under asyncio or trio."""
+"""Carries out steps with httpx: one driver that blocks, and one that awaits."""
 
 from __future__ import annotations
 
