@@ -34,8 +34,8 @@ class Context:
         return self.jobs.database
 
 
-def context_of(request: Request) -> Context:
-    """The context of the app that answers."""
+async def context_of(request: Request) -> Context:
+    """The context of the app that answers; not in a thread, as there is nothing to wait for."""
     context: Context = request.app.state.context
     return context
 

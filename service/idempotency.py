@@ -36,7 +36,7 @@ class _Taken(Exception):
     """Another transaction stored the key first: roll back and look again."""
 
 
-def _given(
+async def _given(
     key: Annotated[str | None, Header(alias=HEADER, description="Makes a repeated request harmless.")] = None,
 ) -> str | None:
     if key is not None and (not 0 < len(key) <= 255 or not key.isprintable()):

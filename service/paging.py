@@ -57,9 +57,11 @@ def cursor_of(place: str) -> str:
     return base64.urlsafe_b64encode(f"{_VERSION}{place}".encode()).decode().rstrip("=")
 
 
-def _asked(
+async def _asked(
     limit: Annotated[int, Query(ge=1, description=f"Items in a page; more than {MOST} is {MOST}.")] = 50,
-    cursor: Annotated[str | None, Query(max_length=500, description="`next` of the page before.")] = None,
+    cursor: Annotated[
+        str | None, Query(max_length=500, pattern=r"^[A-Za-z0-9_-]+$", description="`next` of the page before.")
+    ] = None,
 ) -> Paging:
     return Paging(min(limit, MOST), cursor)
 

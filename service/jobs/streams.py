@@ -42,9 +42,11 @@ def _number(text: str | None) -> int:
     return int(text)
 
 
-def _asked(
+async def _asked(
     after: Annotated[int | None, Query(ge=0, le=999_999_999, description="Events after this number.")] = None,
-    cursor: Annotated[str | None, Query(max_length=9, description="Of a list: `next` of the page before.")] = None,
+    cursor: Annotated[
+        str | None, Query(pattern=r"^[0-9]{1,9}$", description="Of a list: `next` of the page before.")
+    ] = None,
     last_event_id: Annotated[str | None, Header(description="As `after`; browsers send it by themselves.")] = None,
 ) -> int:
     """The number of the last event that is known."""

@@ -17,7 +17,7 @@ from aslconvert.service.keys.schemas import AuditEntry, Key, KeyAsked, KeyMade, 
 from aslconvert.service.keys.tables import api_keys
 from aslconvert.service.paging import Listed, Paged
 from aslconvert.service.responses import CREATES, problems
-from aslconvert.service.security.callers import Caller, Operator, Reader, Scope, caller
+from aslconvert.service.security.callers import Caller, Known, Operator, Reader, Scope, caller
 from aslconvert.workers.database import Transaction
 
 router = APIRouter()
@@ -72,7 +72,7 @@ def list_keys(context: Ctx, caller: Keeper, paging: Paged) -> Listed[Key]:
 
 @router.delete("/v1/keys/{key_id}", status_code=204, tags=["keys"], responses=problems(401, 403, 404, 422, 429))
 def revoke_key(key_id: KeyId, context: Ctx, caller: Keeper) -> None:
-    """Revoke a key, for good and at once."""
+    """Revoke a key for good; other processes of the service heed it within a second."""
     tenant = None if Scope.OPERATOR in caller.scopes else caller.tenant
 
     def work(at: Transaction) -> None:
@@ -80,6 +80,7 @@ def revoke_key(key_id: KeyId, context: Ctx, caller: Keeper) -> None:
         audit.record(at, caller, "key.revoke", key_id)
 
     context.database.write(work)
+    context.parts.setdefault(Known, Known()).forget()
 
 
 @router.get("/v1/usage", tags=["keys"], responses=problems(401, 403, 429))

@@ -15,7 +15,7 @@ from aslconvert.service.models import repository as models
 from aslconvert.service.paging import Listed, Paged
 from aslconvert.service.reports import files, links, ranges, variants
 from aslconvert.service.reports.links import Allowed
-from aslconvert.service.reports.schemas import Artifact, Link, LinkAsked, Variant
+from aslconvert.service.reports.schemas import Artifact, ArtifactId, Link, LinkAsked, Variant
 from aslconvert.service.responses import problems
 from aslconvert.service.security.callers import Reader
 from aslconvert.workers.database import Transaction
@@ -23,7 +23,6 @@ from aslconvert.workers.jobs import Job
 
 router = APIRouter(tags=["results"])
 
-ArtifactId = Annotated[str, Path(min_length=1, max_length=64, pattern=r"^[0-9A-Za-z._-]+$")]
 ModelId = Annotated[str, Path(min_length=1, max_length=64, pattern=r"^[0-9A-Za-z._-]+$")]
 
 OCTETS = "application/octet-stream"

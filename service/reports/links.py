@@ -10,6 +10,7 @@ from fastapi.security.http import HTTPAuthorizationCredentials
 
 from aslconvert.service.context import Context, Ctx
 from aslconvert.service.errors import Unauthorized
+from aslconvert.service.reports.schemas import ArtifactId
 from aslconvert.service.security.callers import Scope, bearer, caller
 from aslconvert.service.security.secrets import same
 
@@ -22,8 +23,8 @@ def signature(context: Context, artifact_id: str, expires: int) -> str:
     return context.secrets.hexed(_PURPOSE, artifact_id, str(expires))
 
 
-def tenant_or_link(
-    artifact_id: str,
+async def tenant_or_link(
+    artifact_id: ArtifactId,
     request: Request,
     context: Ctx,
     given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)] = None,
@@ -32,7 +33,7 @@ def tenant_or_link(
 ) -> str | None:
     """The caller's tenant, or None for a link that is signed and has not expired. Raises Unauthorized, as `caller`."""
     if signed is None:
-        return _read(request, context, given).tenant
+        return (await _read(request, context, given)).tenant
     right = same(signed, signature(context, artifact_id, expires or 0))
     if not right or expires is None or expires <= datetime.now(UTC).timestamp():
         raise Unauthorized

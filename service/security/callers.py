@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
+import anyio.to_thread
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 from fastapi.security.http import HTTPAuthorizationCredentials
@@ -19,10 +22,13 @@ from aslconvert.service.context import Context, Ctx
 from aslconvert.service.errors import Forbidden, TooManyRequests, Unauthorized
 from aslconvert.service.keys.tables import api_keys
 from aslconvert.service.security.rates import Rates
-from aslconvert.service.security.secrets import same
+from aslconvert.service.security.secrets import digest_of, same
 from aslconvert.workers.database import Transaction
 
 HASH = "api-key"
+
+KEPT_SECONDS = 1.0
+MOST_KEPT = 1000
 _KEY = re.compile(r"asl_([0-9a-f]{16})_([0-9a-f]{64})")
 
 bearer = HTTPBearer(auto_error=False, scheme_name="key", description="An API key: `asl_<id>_<secret>`.")
@@ -66,7 +72,7 @@ class LastUses:
         return seen
 
 
-def caller(*scopes: Scope | str) -> Callable[..., Caller]:
+def caller(*scopes: Scope | str) -> Callable[..., Awaitable[Caller]]:
     """A dependency: the caller, whose key has one of these scopes.
 
     Raises:
@@ -74,10 +80,10 @@ def caller(*scopes: Scope | str) -> Callable[..., Caller]:
     """
     wanted = frozenset(Scope(scope) for scope in scopes)
 
-    def check(
+    async def check(
         request: Request, context: Ctx, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)] = None
     ) -> Caller:
-        found = identify(context, "" if given is None else given.credentials, address_of(request))
+        found = await known(context, "" if given is None else given.credentials, address_of(request))
         rates: Rates = request.app.state.rates
         wait = rates.take(found.key_id)
         if wait > 0:
@@ -89,6 +95,48 @@ def caller(*scopes: Scope | str) -> Callable[..., Caller]:
         return found
 
     return check
+
+
+async def known(context: Context, key: str, address: str) -> Caller:
+    """Whose key it is, as it was within the last `KEPT_SECONDS`. Raises Unauthorized."""
+    kept: Known = context.parts.setdefault(Known, Known())
+    # By its hash: what is kept of keys shall be of no use to anybody.
+    name = digest_of(key.encode())
+    found = kept.get(name)
+    if found is None:
+        found = await anyio.to_thread.run_sync(identify, context, key, address)
+        kept.put(name, found)
+    return replace(found, address=address)
+
+
+class Known:
+    """Callers that were identified a moment ago: most requests come from those, and need not ask the database.
+
+    A revoked key is forgotten at once here, and within `KEPT_SECONDS` by other processes.
+    """
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, tuple[float, Caller]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, name: str) -> Caller | None:
+        """The caller, if it was seen a moment ago."""
+        with self._lock:
+            until, found = self._kept.get(name, (0.0, None))
+        return found if time.monotonic() < until else None
+
+    def put(self, name: str, found: Caller) -> None:
+        """It was identified just now."""
+        with self._lock:
+            self._kept[name] = (time.monotonic() + KEPT_SECONDS, found)
+            self._kept.move_to_end(name)
+            while len(self._kept) > MOST_KEPT:
+                self._kept.popitem(last=False)
+
+    def forget(self) -> None:
+        """A key was revoked."""
+        with self._lock:
+            self._kept.clear()
 
 
 Reader = Annotated[Caller, Depends(caller(Scope.READ))]
