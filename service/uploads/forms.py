@@ -215,6 +215,7 @@ def _store(
     *, upload_id: str, size: int, digest: str,
 ) -> Answer:  # fmt: skip
     def work(at: Transaction) -> Answer:
+        repository.one_at_a_time(at, caller.tenant)
         require_storage(at, context.settings, caller.tenant, size)
         repository.add(
             at, upload_id, tenant=caller.tenant, about=about, size=size, place=uploads.staging.place,

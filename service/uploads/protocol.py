@@ -30,7 +30,7 @@ _KNOWN: Final = frozenset({"kind", "filename", "name", "architecture", "sha256"}
 _IGNORED: Final = frozenset({"filetype", "type", "relativePath"})
 _ARCHITECTURE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*){0,3}")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
-_NUMBER: Final = re.compile(r"[0-9]{1,18}")
+_NUMBER: Final = re.compile(r"[0-9]{1,19}")
 
 
 class BadUpload(ServiceError):

@@ -44,6 +44,13 @@ def add(
     return upload_of(row)
 
 
+def one_at_a_time(at: Transaction, tenant: str) -> None:
+    """Let a tenant's announcements pass one by one: else two that fit by themselves could fill a quota over."""
+    if at.connection.dialect.name == "postgresql":
+        # SQLite has one writer anyway.
+        at.connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"upload of {tenant}"))))
+
+
 def get(at: Transaction, upload_id: str, *, tenant: str | None) -> Upload:
     """One upload; ``tenant`` None is for the service itself. Raises NotFound."""
     found = select(uploads).where(uploads.c.id == upload_id)

@@ -69,6 +69,7 @@ class Uploads:
         most = self._settings.upload_bytes
         if size > most:
             raise TooLarge("upload_too_large", f"An upload has at most {most} bytes.")
+        repository.one_at_a_time(at, tenant)
         admit()
         upload_id = new_id()
         # Before the commit: a file that no row names is swept, a row without its file would be lost.

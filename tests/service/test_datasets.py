@@ -55,7 +55,7 @@ def _post(client: httpx.Client, content: bytes, name: str = "data") -> dict[str,
 
 def _previewed(client: httpx.Client, url: str, **asked: Any) -> httpx.Response:
     """The answer once there is one."""
-    until = time.monotonic() + 100
+    until = time.monotonic() + 300
     while (answer := client.get(url, params=asked)).status_code == 202:
         assert answer.headers["retry-after"] == "1"
         assert answer.json() == {"state": "making"}

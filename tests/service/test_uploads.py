@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -199,6 +200,23 @@ def test_a_full_quota_takes_no_byte(fresh: Callable[..., Live]) -> None:
         assert len(staged(live.folder)) == 1
         assert tus.delete(place).status_code == 204
         assert tus.announce(60_000).status_code == 201
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_announcements_at_once_do_not_overfill(
+    fresh: Callable[..., Live], request: pytest.FixtureRequest, kind: str
+) -> None:
+    where = {"database_url": request.getfixturevalue("postgres").url()} if kind == "postgres" else {}
+    live = fresh(storage_bytes=100_000, requests_per_minute=10**6, **where)
+    with live.client() as client, ThreadPoolExecutor(8) as pool:
+        tus = Tus(client)
+        made = [answer for answer in pool.map(lambda _: tus.announce(40_000), range(8)) if answer.status_code == 201]
+        assert len(made) == 2
+        for answer in made:
+            assert tus.delete(answer.headers["location"]).status_code == 204
+        data = arrays(seed=8)
+        ended = tus.ended(tus.whole(data), seconds=200)
+        assert client.get(ended["resource"]["url"]).json()["sha256"] == hashlib.sha256(data).hexdigest()
 
 
 def _slowly(data: bytes, go_on: threading.Event) -> Iterator[bytes]:

@@ -67,7 +67,7 @@ class Tus:
         assert self.append(place, 0, data).status_code == 204
         return place
 
-    def ended(self, place: str, *, seconds: float = 60) -> dict[str, Any]:
+    def ended(self, place: str, *, seconds: float = 200) -> dict[str, Any]:
         """The upload once it has ended."""
         until = time.monotonic() + seconds
         while (told := self.client.get(place).json())["state"] in UNDER_WAY:
