@@ -56,6 +56,7 @@ def used(at: Transaction, tenant: str) -> Used:
 
 def storage_used(at: Transaction, tenant: str) -> int:
     """Bytes of what the tenant holds; what it holds in several places counts once."""
+    # Here, since the list of domains has this one in it.
     from aslconvert.service.domains import HELD, RESERVED
 
     of_jobs = (
