@@ -42,7 +42,8 @@ def quotas(at: Transaction, settings: Settings, tenant: str) -> Quotas:
     """The tenant's own limits where an operator set them, else the deployment's."""
     stored = at.connection.execute(select(tenants.c.quotas).where(tenants.c.name == tenant)).scalar_one_or_none()
     defaults = {name: getattr(settings, name) for name in Quotas.model_fields}
-    return Quotas.model_validate({**defaults, **(stored or {})})
+    # Rates are kept before anybody looks into the database: they are the same for all.
+    return Quotas.model_validate({**defaults, **(stored or {}), "requests_per_minute": settings.requests_per_minute})
 
 
 def used(at: Transaction, tenant: str) -> Used:
@@ -116,7 +117,13 @@ def require_storage(at: Transaction, settings: Settings, tenant: str, more: int)
 
 
 def require_job(at: Transaction, settings: Settings, tenant: str) -> None:
-    """Room for one more job. Raises QuotaExceeded ``quota_jobs``, ``quota_device_time``."""
+    """Room for one more job, which the transaction must then make. Raises QuotaExceeded, as `require_storage` does.
+
+    Its codes are ``quota_jobs`` and ``quota_device_time``.
+    """
+    if at.connection.dialect.name != "sqlite":
+        # One by one, as SQLite's writers are anyway: else two that each fit could fill a quota over.
+        at.connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"job of {tenant}"))))
     limits = quotas(at, settings, tenant)
     if jobs_active(at, tenant) >= limits.running_jobs:
         told = f"{limits.running_jobs} jobs are queued or at work."

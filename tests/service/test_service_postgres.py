@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 from live import Live, ended, problem
@@ -49,6 +50,19 @@ def test_everything_works_and_an_outage_is_told_and_over(fresh: Callable[..., Li
         # A text that one database takes and the other does not.
         assert problem(client.post("/v1/keys", json={"name": "a\x00b", "scopes": ["read"]})) == (422, "bad_key_name")
         assert client.delete(f"/v1/jobs/{job['id']}").status_code == 204
+
+        # Many at once fill the quota, and do not overfill it.
+        long = asked(live, options={"metric": "count", "seed": 100_000})
+        with ThreadPoolExecutor(8) as pool:
+            told = list(pool.map(lambda _: client.post("/v1/jobs", json=long), range(8)))
+        assert sorted(answer.status_code for answer in told) == [202] * 2 + [403] * 6
+        for answer in told:
+            if answer.status_code == 202:
+                client.post(f"/v1/jobs/{answer.json()['id']}/cancel")
+        for answer in told:
+            if answer.status_code == 202:
+                ended(client, answer.json()["id"])
+                client.delete(f"/v1/jobs/{answer.json()['id']}")
 
         postgres.stop(mode="immediate")
         away = httpx.get(f"{live.url}/v1/health/ready", timeout=60)
