@@ -12,14 +12,14 @@ import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpcore
 import structlog
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, func, select, update
 
 from aslconvert.service.context import Context
 from aslconvert.service.jobs import repository
@@ -37,7 +37,14 @@ TIMEOUT_SECONDS = 10.0
 LEASE_SECONDS = 60.0
 """For which a message that is being sent is left alone by other processes; more than all timeouts of a try."""
 
-AT_ONCE = 8
+TOTAL_SECONDS = 20.0
+"""Of one try, however slowly its receiver answers."""
+LEAVE_SECONDS = 5.0
+"""For which the end of the service waits for tries that it has broken off."""
+
+AT_ONCE = 16
+EACH_AT_ONCE = 2
+"""Of one tenant: those whose receivers answer slowly keep nobody else's messages back."""
 MOST_TRIES = 14
 MOST_PAUSE_SECONDS = 6 * 3600.0
 """With 10 s at first and twice as long each time, the last try is a day after the first."""
@@ -50,9 +57,11 @@ class Delivery:
         self._context = context
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
-        private = context.settings.webhook_private
+        # By the jobs they tell of.
+        self._sent: dict[str, Future[None]] = {}
+        self._backend = GuardedBackend(private=context.settings.webhook_private, seconds=TOTAL_SECONDS)
         self._pool = httpcore.ConnectionPool(
-            network_backend=GuardedBackend(private=private), max_keepalive_connections=0, http2=False
+            network_backend=self._backend, max_connections=AT_ONCE, max_keepalive_connections=0, http2=False
         )
 
     def __enter__(self) -> Delivery:
@@ -61,32 +70,56 @@ class Delivery:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self._thread.join()
+        # What is broken off is sent again by whoever comes next.
+        self._backend.abort()
+        self._thread.join(LEAVE_SECONDS)
+        wait(list(self._sent.values()), LEAVE_SECONDS)
         self._pool.close()
 
     def _run(self) -> None:
-        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="webhook") as pool:
+        threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="webhook")
+        tenants: dict[str, str] = {}
+        try:
             while not self._ended.wait(POLL_SECONDS):
                 try:
                     due = self._context.database.read(_due)
-                    if due:
-                        list(pool.map(self._deliver, due))
                 except Exception as error:  # noqa: BLE001  it must go on, whatever the database says today
                     structlog.get_logger().warning("webhooks wait", reason=type(error).__name__)
+                    continue
+                self._sent = {job: future for job, future in self._sent.items() if not future.done()}
+                for row in due:
+                    busy = sum(tenants[job] == row.tenant for job in self._sent)
+                    if row.job_id not in self._sent and len(self._sent) < AT_ONCE and busy < EACH_AT_ONCE:
+                        tenants[row.job_id] = row.tenant
+                        self._sent[row.job_id] = threads.submit(self._deliver, row)
+                tenants = {job: tenants[job] for job in self._sent}
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def _deliver(self, row: Row[Any]) -> None:
+        try:
+            self._try(row)
+        except Exception as error:  # noqa: BLE001  the message is due again when its lease is over
+            structlog.get_logger().warning("webhook waits", job=row.job_id, reason=type(error).__name__)
+
+    def _try(self, row: Row[Any]) -> None:
         database = self._context.database
-        if self._ended.is_set() or not database.write(lambda at: _claim(at, row)):
+        claimed = None if self._ended.is_set() else database.write(lambda at: _claim(at, row))
+        if claimed is None:
             return
         try:
             known = database.read(lambda at: repository.find(at, row.job_id, tenant=None))
         except JobNotFound:
             return
-        message = {"id": row.id, "event": "job.finished", "job": told(self._context, known).model_dump(mode="json")}
-        failure = self._send(row.url, row.secret, json.dumps(message, separators=(",", ":")).encode())
+        try:
+            job = told(self._context, known).model_dump(mode="json")
+            message = {"id": row.id, "event": "job.finished", "job": job}
+            failure = self._send(row.url, row.secret, json.dumps(message, separators=(",", ":")).encode())
+        except Exception as error:  # noqa: BLE001  counted as any other: a message that cannot be sent must end too
+            failure = type(error).__name__
         pause = _pause(row.tries, self._context.settings.webhook_retry_seconds)
-        database.write(lambda at: _note(at, row, failure, pause))
-        log = structlog.get_logger().bind(job=row.job_id, tries=row.tries + 1)
+        noted = database.write(lambda at: _note(at, row, claimed, failure, pause))
+        log = structlog.get_logger().bind(job=row.job_id, tries=row.tries + 1, noted=noted)
         log.info("webhook", outcome=failure or DELIVERED)
 
     def _send(self, url: str, secret: str, body: bytes) -> str | None:
@@ -103,35 +136,41 @@ class Delivery:
                 return None if 200 <= got.status < 300 else f"answered {got.status}"
         except NotAllowed:
             return "address not allowed"
-        except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
-            return type(error).__name__
         except ValueError:
             return "address cannot be read"
 
 
 def _due(at: Transaction) -> Sequence[Row[Any]]:
-    statement = (
-        select(webhooks)
+    # The oldest of each tenant: else one tenant's many would be all that is seen.
+    rank = func.row_number().over(partition_by=jobs.c.tenant, order_by=webhooks.c.next_at).label("rank")
+    found = (
+        select(webhooks, jobs.c.tenant, rank)
         .join(jobs, jobs.c.id == webhooks.c.job_id)
         .where(webhooks.c.state == WAITING, webhooks.c.next_at <= at.wall, jobs.c.finished.is_not(None))
-        .order_by(webhooks.c.next_at)
-        .limit(4 * AT_ONCE)
+        .subquery()
     )
+    statement = select(found).where(found.c.rank <= EACH_AT_ONCE).order_by(found.c.next_at).limit(4 * AT_ONCE)
     return at.connection.execute(statement).all()
 
 
-def _claim(at: Transaction, row: Row[Any]) -> bool:
+def _claim(at: Transaction, row: Row[Any]) -> datetime | None:
+    """Until when the message is this process's; None where another was first."""
     mine = (webhooks.c.job_id == row.job_id) & (webhooks.c.state == WAITING) & (webhooks.c.next_at == row.next_at)
     later = at.wall + timedelta(seconds=LEASE_SECONDS)
-    claimed = update(webhooks).where(mine).values(next_at=later).returning(webhooks.c.job_id)
-    return at.connection.execute(claimed).one_or_none() is not None
+    claimed = update(webhooks).where(mine).values(next_at=later).returning(webhooks.c.next_at)
+    return at.connection.execute(claimed).scalar_one_or_none()
 
 
-def _note(at: Transaction, row: Row[Any], failure: str | None, pause: float) -> None:
+def _note(at: Transaction, row: Row[Any], claimed: datetime, failure: str | None, pause: float) -> bool:
+    """Whether it was noted: what another process has claimed since is that one's to note, unless this was taken."""
     tries = row.tries + 1
     state = DELIVERED if failure is None else GIVEN_UP if tries >= MOST_TRIES else WAITING
     values = {"tries": tries, "state": state, "error": failure, "next_at": at.wall + timedelta(seconds=pause)}
-    at.connection.execute(update(webhooks).where(webhooks.c.job_id == row.job_id).values(values))
+    mine = (webhooks.c.job_id == row.job_id) & (webhooks.c.state == WAITING)
+    if failure is not None:
+        mine &= webhooks.c.next_at == claimed
+    noted = update(webhooks).where(mine).values(values).returning(webhooks.c.job_id)
+    return at.connection.execute(noted).one_or_none() is not None
 
 
 def _pause(tries: int, first: float) -> float:
