@@ -17,7 +17,7 @@ from aslconvert.service.housekeeping import Housekeeping
 from aslconvert.service.jobs.hub import Hub
 from aslconvert.service.keys.audit import Denials
 from aslconvert.service.security.callers import LastUses
-from aslconvert.service.security.middleware import BodyLimit, SecurityHeaders
+from aslconvert.service.security.middleware import BodyLimit, Catching, SecurityHeaders
 from aslconvert.service.security.rates import Rates
 from aslconvert.service.security.secrets import Secrets
 from aslconvert.service.settings import Settings, master_secret
@@ -53,10 +53,13 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.rates = Rates(settings.requests_per_minute)
+    # Of addresses, for what comes with no key that counts, and for links.
+    app.state.strangers = Rates(settings.requests_per_minute)
     app.state.last_uses = LastUses()
     app.state.denials = Denials()
     app.state.figures = Figures()
     errors.install(app)
+    app.add_middleware(Catching)
     app.add_middleware(BodyLimit, most=settings.body_bytes, most_file=settings.upload_bytes)
     if settings.cors_origins:
         app.add_middleware(

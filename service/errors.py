@@ -106,14 +106,14 @@ class QuotaExceeded(ServiceError):
 
 
 class TooManyRequests(ServiceError):
-    """The key asks faster than it may."""
+    """The key, or an address without one, asks faster than it may."""
 
     status = 429
 
-    def __init__(self, wait: float) -> None:
+    def __init__(self, wait: float, *, who: str = "key") -> None:
         seconds = max(1, math.ceil(wait))
         super().__init__(
-            "too_many_requests", "This key asks too often.", hint=f"Wait {seconds} s.",
+            "too_many_requests", f"This {who} asks too often.", hint=f"Wait {seconds} s.",
             headers={"Retry-After": str(seconds)},
         )  # fmt: skip
 

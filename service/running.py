@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 
@@ -43,6 +44,8 @@ class _Server(uvicorn.Server):
 def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8765) -> bool:
     """Serve until told to stop, by SIGTERM or SIGINT; then it returns. False: it could not start."""
     set_up_logs()
+    # Whatever is written from here on is this user's alone, also where the folder was made by somebody else.
+    os.umask(0o077)
     for number in (signal.SIGTERM, signal.SIGINT):
         # The server heeds both, and raises them again when it has ended well: that is no failure.
         signal.signal(number, lambda *_: None)

@@ -89,7 +89,7 @@ def master_secret(settings: Settings) -> bytes:
         return given
     path = settings.folder / "secret"
     try:
-        settings.folder.mkdir(parents=True, exist_ok=True)
+        settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         # Written beside and linked: of two processes that start at once one wins, and no reader sees half of it.
         beside = path.with_name(f".secret-{secrets.token_hex(8)}")
         with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from pathlib import Path
@@ -106,6 +107,7 @@ def worker(
             raise InfrastructureError("service_missing", told, hint=f"pip install 'aslconvert[{extra}]'") from error
 
         set_up_logs()
+        os.umask(0o077)  # models and data of tenants pass through the folder
         queues, settings = settings_for(queues=queue, device=device, engine=engine, strict=strict)
         if device is not None and device != "cpu":
             say(f"aslconvert: this worker shows jobs {device} alone, but conversions run on the CPU today.")

@@ -30,6 +30,9 @@ _FIGURES: dict[int | str, dict[str, Any]] = {
 KEPT_SECONDS = 1.0
 """Readiness is looked at no more often than this, since anybody may ask."""
 
+OLD_SECONDS = 5.0
+"""For which the last look counts while another is under way."""
+
 
 class Health(BaseModel):
     """The process answers."""
@@ -49,16 +52,23 @@ class Checks:
     """The last look, for everybody who asks within a second."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._looking = threading.Lock()
         self._last: tuple[float, dict[str, str]] = (float("-inf"), {})
 
     def of(self, context: Context) -> dict[str, str]:
-        """How the parts are."""
-        with self._lock:
-            if time.monotonic() - self._last[0] > KEPT_SECONDS:
+        """How the parts are. One caller looks; others do not wait for it, as that could take every thread."""
+        at, found = self._last
+        if time.monotonic() - at <= KEPT_SECONDS:
+            return found
+        if self._looking.acquire(blocking=False):
+            try:
                 found = {name: _tried(check, context) for name, check in _CHECKS.items()}
                 self._last = (time.monotonic(), found)
-            return self._last[1]
+            finally:
+                self._looking.release()
+        elif time.monotonic() - at > OLD_SECONDS:
+            return dict.fromkeys(_CHECKS, "no_answer")
+        return found
 
 
 @router.get("/v1/health")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -70,12 +70,17 @@ class Hub:
         self._watched: dict[str, Watched] = {}
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._tenants: Counter[str] = Counter()
         self.closing = False
 
     @property
     def streams(self) -> int:
         """How many there are."""
         return sum(watched.watchers for watched in self._watched.values())
+
+    def streams_of(self, tenant: str) -> int:
+        """How many a tenant has."""
+        return self._tenants[tenant]
 
     def close(self) -> None:
         """End every stream: the process is about to stop, and clients come back to another."""
@@ -94,15 +99,19 @@ class Hub:
             await asyncio.gather(self._task, return_exceptions=True)
 
     @asynccontextmanager
-    async def watching(self, job_id: str, *, state: State, count: int) -> AsyncIterator[Watched]:
+    async def watching(self, job_id: str, *, tenant: str, state: State, count: int) -> AsyncIterator[Watched]:
         """The job as the hub sees it, from how it stood just now."""
         watched = self._watched.setdefault(job_id, Watched(job_id, state, count))
         watched.watchers += 1
+        self._tenants[tenant] += 1
         self._wanted.set()
         try:
             yield watched
         finally:
             watched.watchers -= 1
+            self._tenants[tenant] -= 1
+            if not self._tenants[tenant]:
+                del self._tenants[tenant]
             if not watched.watchers:
                 del self._watched[job_id]
 

@@ -30,6 +30,9 @@ router = APIRouter(tags=["jobs"])
 MOST_STREAMS = 1000
 """Of one process: each holds a connection."""
 
+MOST_STREAMS_EACH = 200
+"""Of one tenant, so that it leaves some to others."""
+
 EVENT_STREAM = "text/event-stream"
 _COMMENT = b": still here\n\n"
 
@@ -82,7 +85,7 @@ async def tell_events(
     if "application/json" in accept and EVENT_STREAM not in accept:
         return await anyio.to_thread.run_sync(_listed, context, job_id, seen, min(limit, MOST))
     hub: Hub = request.app.state.hub
-    if hub.streams >= MOST_STREAMS:
+    if hub.streams >= MOST_STREAMS or hub.streams_of(caller.tenant) >= MOST_STREAMS_EACH:
         raise TooManyRequests(5)
     key = request.headers.get("authorization", "").partition(" ")[2]
     return StreamingResponse(
@@ -104,7 +107,7 @@ async def _streamed(context: Context, hub: Hub, known: Known, seen: int, key: st
     every = context.settings.heartbeat_seconds
     job = known.job
     checked = time.monotonic()
-    async with hub.watching(job.id, state=job.state, count=job.event_count) as watched:
+    async with hub.watching(job.id, tenant=job.tenant, state=job.state, count=job.event_count) as watched:
         # At once, so that whoever waits knows that it listens.
         yield _COMMENT
         while not hub.closing:

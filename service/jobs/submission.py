@@ -17,6 +17,7 @@ from aslconvert.service.jobs.tables import job_inputs, webhooks
 from aslconvert.service.keys import usage
 from aslconvert.service.models import repository as models
 from aslconvert.service.security.callers import Caller
+from aslconvert.service.uploads.repository import one_at_a_time
 from aslconvert.service.webhooks.guard import check_url
 from aslconvert.workers.database import Transaction
 from aslconvert.workers.jobs import Job, Kind, NewJob, Queue, State
@@ -49,6 +50,7 @@ def enter(at: Transaction, context: Context, caller: Caller, asked: JobAsked) ->
         data = datasets.find(at, asked.dataset, tenant=caller.tenant)
         payload["data"] = data.blob
         blobs.append(data.blob)
+    one_at_a_time(at, caller.tenant)
     usage.require_job(at, context.settings, caller.tenant)
     usage.require_storage(at, context.settings, caller.tenant, 0)
     new = NewJob(

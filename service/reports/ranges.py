@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterator
+from itertools import chain
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -51,8 +52,8 @@ def answer(
         return Response(status_code=status, headers=told, media_type=media_type)
     if wanted is None:
         # Checked as it is read: bytes that were damaged end the connection before the last of them.
-        return StreamingResponse(_whole(blobs, sha256), headers=told, media_type=media_type)
-    part = blobs.store.read_range(sha256, start, end - start)
+        return StreamingResponse(_begun(_whole(blobs, sha256)), headers=told, media_type=media_type)
+    part = _begun(blobs.store.read_range(sha256, start, end - start))
     return StreamingResponse(part, status_code=status, headers=told, media_type=media_type)
 
 
@@ -66,6 +67,11 @@ def _whole(blobs: Blobs, sha256: str) -> Iterator[bytes]:
     with blobs.store.open(sha256) as file:
         while chunk := file.read(CHUNK):
             yield chunk
+
+
+def _begun(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same, with the first at hand: what is gone or away must be told before the head of an answer is."""
+    return chain([first] if (first := next(chunks, b"")) else [], chunks)
 
 
 def _matches(asked: str | None, tag: str) -> bool:

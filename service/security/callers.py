@@ -21,7 +21,7 @@ from sqlalchemy import select
 from aslconvert.service.context import Context, Ctx
 from aslconvert.service.errors import Forbidden, TooManyRequests, Unauthorized
 from aslconvert.service.keys.tables import api_keys
-from aslconvert.service.security.rates import Rates
+from aslconvert.service.security.rates import Rates, neighbourhood
 from aslconvert.service.security.secrets import digest_of, same
 from aslconvert.workers.database import Transaction
 
@@ -83,7 +83,8 @@ def caller(*scopes: Scope | str) -> Callable[..., Awaitable[Caller]]:
     async def check(
         request: Request, context: Ctx, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)] = None
     ) -> Caller:
-        found = await known(context, "" if given is None else given.credentials, address_of(request))
+        strangers: Rates = request.app.state.strangers
+        found = await known(context, "" if given is None else given.credentials, address_of(request), strangers)
         rates: Rates = request.app.state.rates
         wait = rates.take(found.key_id)
         if wait > 0:
@@ -97,14 +98,27 @@ def caller(*scopes: Scope | str) -> Callable[..., Awaitable[Caller]]:
     return check
 
 
-async def known(context: Context, key: str, address: str) -> Caller:
-    """Whose key it is, as it was within the last `KEPT_SECONDS`. Raises Unauthorized."""
+async def known(context: Context, key: str, address: str, strangers: Rates) -> Caller:
+    """Whose key it is, as it was within the last `KEPT_SECONDS`.
+
+    Raises:
+        Unauthorized: nobody's; that takes a token of the address.
+        TooManyRequests: its address had too many such keys: the database is not asked.
+    """
     kept: Known = context.parts.setdefault(Known, Known())
     # By its hash: what is kept of keys shall be of no use to anybody.
     name = digest_of(key.encode())
     found = kept.get(name)
     if found is None:
-        found = await anyio.to_thread.run_sync(identify, context, key, address)
+        near = neighbourhood(address)
+        wait = strangers.wait(near)
+        if wait > 0:
+            raise TooManyRequests(wait, who="address")
+        try:
+            found = await anyio.to_thread.run_sync(identify, context, key, address)
+        except Unauthorized:
+            strangers.take(near)
+            raise
         kept.put(name, found)
     return replace(found, address=address)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aslconvert.service.errors import ServiceError, answer, details_of
+from aslconvert.service.errors import ServiceError, answer, details_of, failure
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -52,6 +53,33 @@ class SecurityHeaders:
             await send(message)
 
         await self._app(scope, receive, adding)
+
+
+class Catching:
+    """Answers what no handler of errors does, inside of the others: so it has their headers and is counted."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = False
+
+        async def noting(message: Message) -> None:
+            nonlocal begun
+            begun = begun or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except Exception as error:
+            # Of an answer that is on its way nothing can be taken back: the server ends the connection.
+            if begun:
+                raise
+            await failure(Request(scope), error)(scope, receive, send)
 
 
 class BodyLimit:

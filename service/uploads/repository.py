@@ -45,7 +45,7 @@ def add(
 
 
 def one_at_a_time(at: Transaction, tenant: str) -> None:
-    """Let a tenant's announcements pass one by one: else two that fit by themselves could fill a quota over."""
+    """Let what counts against a tenant's quotas pass one by one: two that fit by themselves could fill one over."""
     if at.connection.dialect.name == "postgresql":
         # SQLite has one writer anyway.
         at.connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"upload of {tenant}"))))

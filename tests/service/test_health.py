@@ -1,9 +1,14 @@
 """The service says whether it lives, whether it can work, and what it counts."""
 
+import threading
 from collections.abc import Callable
 
 import httpx
+import pytest
 from live import Live, problem
+
+from aslconvert.service.context import Context
+from aslconvert.service.health import endpoints
 
 
 def test_it_lives_and_is_ready_without_a_key(live: Live) -> None:
@@ -26,3 +31,26 @@ def test_figures_count_requests_by_route(fresh: Callable[..., Live]) -> None:
     assert 'aslconvert_requests_total{method="any",route="none",status="404"} 1.0' in told
     assert "aslconvert_streams 0.0" in told
     assert 'aslconvert_queue_oldest_seconds{queue="cpu"} 0.0' in told
+
+
+def test_nobody_waits_for_the_look_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def hang(_: Context) -> None:
+        entered.set()
+        leave.wait(30)
+
+    monkeypatch.setattr(endpoints, "_CHECKS", {"database": hang})
+    checks = endpoints.Checks()
+    context: Context = object()  # type: ignore[assignment]  # the check that hangs looks at nothing
+    first = threading.Thread(target=checks.of, args=(context,))
+    first.start()
+    assert entered.wait(30)
+    second: list[dict[str, str]] = []
+    waiting = threading.Thread(target=lambda: second.append(checks.of(context)))
+    waiting.start()
+    waiting.join(10)
+    assert second == [{"database": "no_answer"}]
+    leave.set()
+    first.join(30)
+    assert checks.of(context) == {"database": "ok"}

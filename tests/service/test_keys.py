@@ -11,7 +11,7 @@ from live import Live, problem
 
 from aslconvert.service.keys.service import create_first_key
 from aslconvert.service.security.callers import Scope
-from aslconvert.service.security.rates import Rates
+from aslconvert.service.security.rates import Rates, neighbourhood
 from aslconvert.service.settings import Settings
 
 
@@ -131,6 +131,24 @@ def test_who_asks_too_often_is_told_when_to_come_again(fresh: Callable[..., Live
         assert other.get("/v1/usage").status_code == 200
 
 
+def test_an_address_without_a_key_is_told_when_to_come_again(fresh: Callable[..., Live]) -> None:
+    live = fresh(requests_per_minute=60)
+    wrong = {"Authorization": f"Bearer asl_{16 * '0'}_{64 * '0'}"}
+    with httpx.Client(base_url=live.url) as stranger:
+        link = "/v1/artifacts/x?expires=1&signature=x"
+        for path in ("/v1/usage", link):
+            answers = [stranger.get(path, headers=wrong) for _ in range(30)]
+            assert problem(answers[0]) == (401, "unauthorized"), path
+            assert problem(answers[-1]) == (429, "too_many_requests"), path
+            assert int(answers[-1].headers["retry-after"]) >= 1
+
+
+def test_neighbours_share_a_bucket() -> None:
+    assert neighbourhood("192.0.2.1") != neighbourhood("192.0.2.2")
+    assert neighbourhood("2001:db8::1") == neighbourhood("2001:db8::ffff:2")
+    assert neighbourhood("2001:db8::1") != neighbourhood("2001:db8:0:1::1")
+
+
 def test_a_rate_holds_and_recovers() -> None:
     rates = Rates(6000)
     assert [rates.take("a") for _ in range(600)] == [0.0] * 600
@@ -166,6 +184,11 @@ def test_the_first_key_is_made_once(fresh: Callable[..., Live]) -> None:
     with live.client(key=first) as one:
         assert one.get("/v1/audit").status_code == 200
     assert (live.folder / "secret").stat().st_mode & 0o777 == 0o600
+    # Whoever else has an account on the machine can read neither the database nor what was sent.
+    assert {path.name for path in live.folder.iterdir() if path.stat().st_mode & 0o077} <= {"service.log"}
+    made = live.folder / "a" / "new one"
+    create_first_key(Settings(folder=made))
+    assert made.stat().st_mode & 0o777 == 0o700
 
 
 def test_origins_are_allowed_by_name(fresh: Callable[..., Live]) -> None:

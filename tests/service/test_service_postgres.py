@@ -73,3 +73,20 @@ def test_everything_works_and_an_outage_is_told_and_over(fresh: Callable[..., Li
         assert httpx.get(f"{live.url}/v1/health").status_code == 200
         postgres.start()
         assert client.get("/v1/jobs").json()["items"] == []
+
+
+def test_jobs_that_come_at_once_keep_to_the_quota(fresh: Callable[..., Live], postgres: Cluster) -> None:
+    live = fresh(database_url=postgres.url(), running_jobs=2, requests_per_minute=10**6)
+    key, body = live.key(), asked(live)
+    answers: list[int] = []
+
+    def ask() -> None:
+        with live.client(key=key) as client:
+            answers.append(client.post("/v1/jobs", json=body).status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answers) == [202] * 2 + [403] * 10
