@@ -61,7 +61,7 @@ def convert_there(
     missed(ended)
     from aslconvert.converter.report.schema import read_report
 
-    return read_report(out)
+    return read_report(out / "report.json")
 
 
 def require_sendable(options: ConvertOptions) -> None:
