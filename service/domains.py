@@ -28,7 +28,7 @@ from aslconvert.workers.database import Transaction
 
 ROUTERS: tuple[APIRouter, ...] = (health, keys, uploads, models, datasets, jobs, streams, reports)
 
-HELD: tuple[Callable[[str], Select[tuple[str]]], ...] = (held.of_models, held.of_datasets)
+HELD: tuple[Callable[[str], Select[tuple[str]]], ...] = (held.of_models, held.of_datasets, held.of_previews)
 """For a tenant: a select of the hashes of blobs that the domain holds for it. They count towards its storage, once."""
 
 RESERVED: tuple[Callable[[Transaction, str], int], ...] = (held.on_their_way,)

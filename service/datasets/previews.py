@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import io
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,12 +17,15 @@ from typing import Any, Final
 
 import structlog
 from pydantic import ValidationError
-from sqlalchemy import Row, delete, func, select, update
+from sqlalchemy import Row, Select, delete, func, select, update
 
 from aslconvert.service.context import Context
 from aslconvert.service.datasets.schemas import Preview
-from aslconvert.service.datasets.tables import previews
-from aslconvert.service.errors import ProblemDetails, details_of
+from aslconvert.service.datasets.tables import datasets, previews
+from aslconvert.service.errors import ProblemDetails, ServiceError, details_of
+from aslconvert.service.keys.usage import require_storage
+from aslconvert.service.uploads import repository
+from aslconvert.service.uploads.desk import by_turns
 from aslconvert.service.uploads.shelf import DATASETS, MODELS, Kept
 from aslconvert.workers.database import Transaction
 from aslconvert.workers.database.base import insert_into
@@ -39,9 +43,27 @@ MOST_BYTES: Final = 32 << 20
 MOST_OF_ONE: Final = 64
 """Previews that are kept of a data set; the oldest goes for the next."""
 
+MOST_MAKING: Final = 4
+"""Of one tenant at a time: else one key could keep the sandboxes from all others."""
+
 MOST_ATTEMPTS: Final = 2
+PAUSE: Final = timedelta(seconds=30)
+"""Before a preview that failed for want of something is begun anew; twice as long each time, up to `LONGEST`."""
+
+LONGEST: Final = timedelta(hours=1)
 _SAFE: Final = timedelta(hours=1)
+_ID: Final = re.compile(r"[0-9a-f]{64}")
 MAKING, DONE, FAILED = "making", "done", "failed"
+
+
+class TooManyPreviews(ServiceError):
+    """The tenant waits for as many previews as it may."""
+
+    status = 429
+
+    def __init__(self) -> None:
+        told = f"{MOST_MAKING} previews are being made for this tenant."
+        super().__init__("too_many_previews", told, hint="Wait for one of them.", headers={"Retry-After": "5"})
 
 
 class Previews:
@@ -56,8 +78,13 @@ class Previews:
     def ask(
         self, dataset: Kept, model: Kept | None, *, samples: int, options: Mapping[str, Any]
     ) -> Preview | ProblemDetails | None:
-        """The preview, why there is none, or None while it is being made; what failed for want of something is tried
-        again by asking again."""
+        """The preview, why there is none, or None while it is being made.
+
+        What failed for want of something is told, and begun anew by whoever asks after a pause.
+
+        Raises:
+            TooManyPreviews, QuotaExceeded: it would have to be made.
+        """
         asked = {
             "dataset": dataset.id,
             "model": None if model is None else model.id,
@@ -66,8 +93,16 @@ class Previews:
         }
         preview_id = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         row = self._context.database.read(lambda at: _row(at, preview_id))
-        if row is None or (row.state == FAILED and row.problem["kind"] != "user"):
-            self._context.database.write(lambda at: _begin(at, preview_id, dataset, model, asked))
+        if row is None or (row.state == FAILED and self._may_begin_anew(row)):
+
+            def begin(at: Transaction) -> None:
+                repository.one_at_a_time(at, dataset.tenant)
+                if _making(at, dataset.tenant) >= MOST_MAKING:
+                    raise TooManyPreviews
+                require_storage(at, self._context.settings, dataset.tenant, 0)
+                _begin(at, preview_id, dataset, model, asked)
+
+            self._context.database.write(begin)
             self.wake()
             return None
         if row.state == FAILED:
@@ -82,12 +117,17 @@ class Previews:
             return None
 
     def waiting(self) -> list[str]:
-        """Previews that are to be made."""
-        asked = select(previews.c.id).where(previews.c.state == MAKING).order_by(previews.c.created)
-        found = self._context.database.read(lambda at: list(at.connection.execute(asked).scalars()))
+        """Previews that are to be made, one of each tenant at a time."""
+        asked = (
+            select(datasets.c.tenant, previews.c.id)
+            .join(datasets, datasets.c.id == previews.c.dataset_id)
+            .where(previews.c.state == MAKING)
+            .order_by(previews.c.created)
+        )
+        found = self._context.database.read(lambda at: list(at.connection.execute(asked)))
         now = time.monotonic()
         with self._lock:
-            return [one for one in found if self._pauses.get(one, 0.0) <= now]
+            return by_turns((row.tenant, row.id) for row in found if self._pauses.get(row.id, 0.0) <= now)
 
     def see_through(self, preview_id: str) -> None:
         """Make one, if nobody else does."""
@@ -98,18 +138,45 @@ class Previews:
             row = self._context.database.read(lambda at: _row(at, preview_id))
             if row is None or row.state != MAKING:
                 return
+            # A try that has told nothing took the service down with it, or was killed together with it.
+            if row.problem is None and row.attempts >= MOST_ATTEMPTS:
+                told = "Making the preview was cut off again and again."
+                self._fail(row, InfrastructureError("preview_gave_up", told))
+                return
+            tries = row.attempts + 1
+            self._change(row, attempts=tries, problem=None)
             try:
                 self._keep(row, self._made(row))
             except Interrupted:
-                return
+                self._change(row, attempts=row.attempts, problem=row.problem)
+            except BlobNotFound as error:
+                # The row says that it is there: no fault of whoever asks.
+                self._fail(row, InfrastructureError("data_lost", error.message))
             except InfrastructureError as error:
-                if row.attempts + 1 < MOST_ATTEMPTS:
-                    self._change(row, attempts=row.attempts + 1)
+                if tries < MOST_ATTEMPTS:
+                    self._change(row, problem=_told(error))
                     self._pause(preview_id)
                 else:
                     self._fail(row, error)
             except WorkersError as error:
                 self._fail(row, error)
+
+    def sweep(self) -> None:
+        """Remove what killed processes left of previews that are not being made any more."""
+        for preview_id in {path.name.removesuffix(".in") for path in self._folder.glob("*")}:
+            if _ID.fullmatch(preview_id):
+                with self._alone(preview_id) as alone:
+                    if not alone:
+                        continue
+                    row = self._context.database.read(lambda at, one=preview_id: _row(at, one))
+                    if row is None or row.state != MAKING:
+                        remove_tree(self._folder / preview_id)
+                        remove_tree(self._folder / f"{preview_id}.in")
+
+    def _may_begin_anew(self, row: Row[Any]) -> bool:
+        pause = min(LONGEST, PAUSE * 2 ** min(row.attempts, 16))
+        over: bool = row.created + pause <= self._context.database.clock.wall()
+        return row.problem["kind"] != "user" and over
 
     def _made(self, row: Row[Any]) -> Preview:
         settings, asked = self._context.settings, row.asked
@@ -173,14 +240,17 @@ class Previews:
 
     def _fail(self, row: Row[Any], error: WorkersError) -> None:
         structlog.get_logger().info("no preview", preview=row.id, code=error.code)
-        self._change(row, state=FAILED, problem=details_of(error).model_dump(mode="json", exclude_none=True))
+        # From now on the pause counts.
+        self._change(row, state=FAILED, problem=_told(error), created=self._context.database.clock.wall())
 
     def _change(self, row: Row[Any], **values: Any) -> None:
         self._context.database.write(lambda at: _change(at, row.id, **values))
 
     def _pause(self, preview_id: str) -> None:
+        now = time.monotonic()
         with self._lock:
-            self._pauses[preview_id] = time.monotonic() + 2.0
+            self._pauses = {one: until for one, until in self._pauses.items() if until > now}
+            self._pauses[preview_id] = now + 2.0
 
     @contextlib.contextmanager
     def _alone(self, preview_id: str) -> Iterator[bool]:
@@ -203,6 +273,23 @@ def forget(at: Transaction, condition: Any) -> None:
     for preview_id in at.connection.execute(select(previews.c.id).where(condition)).scalars().all():
         release(at, HOLDER, preview_id)
     at.connection.execute(delete(previews).where(condition))
+
+
+def held_by(tenant: str) -> Select[tuple[str]]:
+    """The hashes of a tenant's previews, for its quota."""
+    of_tenant = select(datasets.c.id).where(datasets.c.tenant == tenant)
+    return select(previews.c.sha256).where(previews.c.dataset_id.in_(of_tenant), previews.c.sha256.is_not(None))
+
+
+def _told(error: WorkersError) -> dict[str, Any]:
+    return details_of(error).model_dump(mode="json", exclude_none=True)
+
+
+def _making(at: Transaction, tenant: str) -> int:
+    of_tenant = select(datasets.c.id).where(datasets.c.tenant == tenant)
+    waiting = select(func.count()).select_from(previews)
+    waiting = waiting.where(previews.c.dataset_id.in_(of_tenant), previews.c.state == MAKING)
+    return int(at.connection.execute(waiting).scalar_one())
 
 
 def _is(preview_id: str) -> Any:
@@ -228,5 +315,8 @@ def _begin(at: Transaction, preview_id: str, dataset: Kept, model: Kept | None, 
     if kept >= MOST_OF_ONE:
         oldest = select(previews.c.id).where(mine, previews.c.state != MAKING).order_by(previews.c.created).limit(1)
         forget(at, previews.c.id.in_(list(at.connection.execute(oldest).scalars())))
-    forget(at, _is(preview_id) & (previews.c.state == FAILED))
+    # With the problem of its last try, so that this one counts as no more than one.
+    anew = update(previews).where(_is(preview_id), previews.c.state == FAILED).values(state=MAKING, created=at.wall)
+    if at.connection.execute(anew).rowcount > 0:
+        return
     at.connection.execute(insert_into(at.connection, previews).values(values).on_conflict_do_nothing())

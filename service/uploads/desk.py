@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Final, Protocol
 
@@ -13,6 +14,16 @@ POLL_SECONDS: Final = 2.0
 """Between two looks where nobody says that there is something: what another process left, or what was in a pause."""
 
 SWEEP_SECONDS: Final = 60.0
+
+
+def by_turns(waiting: Iterable[tuple[str, str]]) -> list[str]:
+    """Ids of (tenant, id), the first of each tenant before the second of any: one with many does not hold up others."""
+    turns: Counter[str] = Counter()
+    ordered: list[tuple[int, str]] = []
+    for tenant, identity in waiting:
+        ordered.append((turns[tenant], identity))
+        turns[tenant] += 1
+    return [identity for _, identity in sorted(ordered, key=lambda one: one[0])]
 
 
 class Work(Protocol):
@@ -30,6 +41,9 @@ class Work(Protocol):
 class Desk:
     """``seats`` threads that do the work while it is entered; ``sweep`` is called every minute.
 
+    The first kind of work goes before the others and may have every seat; they together leave one free for it, where
+    there are two or more.
+
     The kernel ends a sandbox with the thread that started it: these live as long as the desk.
     """
 
@@ -37,6 +51,7 @@ class Desk:
         self, work: Sequence[Work], *, seats: int, sweep: Callable[[], None], stopping: threading.Event
     ) -> None:
         self._work, self._sweep, self._stopping = tuple(work), sweep, stopping
+        self._most_others = max(1, seats - 1)
         self._at_work: set[tuple[int, str]] = set()
         self._lock = threading.Lock()
         self._new = threading.Condition(self._lock)
@@ -82,6 +97,8 @@ class Desk:
                 continue
             with self._lock:
                 for identity in waiting:
+                    if number > 0 and sum(other > 0 for other, _ in self._at_work) >= self._most_others:
+                        break
                     if (number, identity) not in self._at_work:
                         self._at_work.add((number, identity))
                         return number, identity

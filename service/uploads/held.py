@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Select
 
+from aslconvert.service.datasets.previews import held_by
 from aslconvert.service.uploads import repository
 from aslconvert.service.uploads.shelf import DATASETS, MODELS
 from aslconvert.workers.database import Transaction
@@ -17,6 +18,11 @@ def of_models(tenant: str) -> Select[tuple[str]]:
 def of_datasets(tenant: str) -> Select[tuple[str]]:
     """The hashes of its data sets."""
     return DATASETS.held(tenant)
+
+
+def of_previews(tenant: str) -> Select[tuple[str]]:
+    """The hashes of previews of its data sets."""
+    return held_by(tenant)
 
 
 def on_their_way(at: Transaction, tenant: str) -> int:

@@ -26,7 +26,12 @@ def running(context: Context) -> Iterator[None]:
     vetter = Vetter(context, staging, digests, stopping.is_set)
     previews = Previews(context, staging.folder / "desk", stopping.is_set)
     uploads = Uploads(context.database, context.settings, staging, digests, lambda: desk.wake())
-    desk = Desk([vetter, previews], seats=context.settings.sandboxes, sweep=uploads.sweep, stopping=stopping)
+
+    def sweep() -> None:
+        for one in (uploads.sweep, vetter.sweep, previews.sweep):
+            one()
+
+    desk = Desk([vetter, previews], seats=context.settings.sandboxes, sweep=sweep, stopping=stopping)
     previews.wake = desk.wake
     context.parts.update({Uploads: uploads, Previews: previews})
     with desk:

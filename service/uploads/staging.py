@@ -25,6 +25,11 @@ _ID: Final = re.compile(r"[0-9a-f-]{36}")
 _PLACE: Final = re.compile(r"[0-9a-f]{32}")
 
 
+def is_id(name: str) -> bool:
+    """Whether it is an upload's id."""
+    return _ID.fullmatch(name) is not None
+
+
 class Locked(Conflict):
     """Somebody else writes to the upload at this moment, or it is being vetted."""
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -17,22 +18,26 @@ import structlog
 from aslconvert.service.context import Context
 from aslconvert.service.errors import NotFound, details_of
 from aslconvert.service.uploads import repository
+from aslconvert.service.uploads.desk import by_turns
 from aslconvert.service.uploads.receiving import Digests
 from aslconvert.service.uploads.records import Upload, UploadState
 from aslconvert.service.uploads.shelf import SHELVES, Kept
-from aslconvert.service.uploads.staging import Locked, Staging
+from aslconvert.service.uploads.staging import Locked, Staging, is_id
 from aslconvert.workers.database import Transaction
 from aslconvert.workers.errands import Errand, Interrupted, run_errand
 from aslconvert.workers.errors import BlobNotFound, InfrastructureError, InternalError, UserError, WorkersError
 from aslconvert.workers.intake.codes import CODES
 from aslconvert.workers.intake.refusal import Refused
 from aslconvert.workers.jobs.records import checked_json
+from aslconvert.workers.plain import remove_tree
 from aslconvert.workers.sandbox.limits import Limits
 from aslconvert.workers.storage import Blob
 from aslconvert.workers.storage.staging import hash_file
 
 ENGINE: Final = "aslconvert.workers.vetting:run"
-MOST_ATTEMPTS: Final = 3
+MOST_ATTEMPTS: Final = 5
+"""Begun vettings, those included that the service did not outlive."""
+
 MOST_FACTS: Final = 64 << 10
 PAUSE_SECONDS: Final = 5.0
 """Before what failed for want of something is tried again; twice as long each time."""
@@ -50,14 +55,15 @@ class Vetter:
         self._lock = threading.Lock()
 
     def waiting(self) -> list[str]:
-        """Uploads that are to be vetted and not in a pause."""
+        """Uploads that are to be vetted and not in a pause, one of each tenant at a time."""
 
-        def find(at: Transaction) -> list[str]:
-            return [one.id for one in repository.in_state(at, UploadState.VETTING, place=self._staging.place)]
+        def find(at: Transaction) -> Sequence[Upload]:
+            return repository.in_state(at, UploadState.VETTING, place=self._staging.place)
 
+        found = self._context.database.read(find)
         now = time.monotonic()
         with self._lock:
-            return [one for one in self._context.database.read(find) if self._pauses.get(one, 0.0) <= now]
+            return by_turns((one.tenant, one.id) for one in found if self._pauses.get(one.id, 0.0) <= now)
 
     def see_through(self, upload_id: str) -> None:
         """Bring an upload to its end, if nobody else does and it is still to be done."""
@@ -80,9 +86,17 @@ class Vetter:
             log.warning("not vetted", code=error.code)
             self._pause(upload_id, 1)
 
+    def sweep(self) -> None:
+        """Remove what killed processes left of vettings that are over."""
+        for folder in (self._staging.folder / "desk").glob("*"):
+            if is_id(folder.name) and self._still(folder.name) is None:
+                remove_tree(folder)
+
     def _judge(self, upload: Upload) -> None:
         """Everything that is done while the file is held."""
         try:
+            # Before anything is done: a try that takes the whole service down with it counts too.
+            upload = self._counted(upload)
             digest = self._digest(upload)
             found = self._found(upload, digest)
             if found is None:
@@ -100,6 +114,17 @@ class Vetter:
             self._refuse(upload, error)
         except InfrastructureError as error:
             self._again(upload, error)
+        except Interrupted:
+            # The service stops in good order, which is no fault of the upload.
+            self._change(upload, attempts=max(0, upload.attempts - 1))
+            raise
+
+    def _counted(self, upload: Upload) -> Upload:
+        """The upload with one try more. Raises InfrastructureError where there were enough."""
+        if upload.attempts >= MOST_ATTEMPTS:
+            raise InfrastructureError("vetting_gave_up", "Vetting was cut off again and again.")
+        self._change(upload, attempts=upload.attempts + 1)
+        return replace(upload, attempts=upload.attempts + 1)
 
     def _digest(self, upload: Upload) -> str:
         known = self._digests.take(upload.id, upload.bytes)
@@ -212,12 +237,10 @@ class Vetter:
         structlog.get_logger().info("vetted", upload=upload.id, state=after.value)
 
     def _again(self, upload: Upload, error: InfrastructureError) -> None:
-        attempts = upload.attempts + 1
-        if attempts >= MOST_ATTEMPTS or error.code == "out_of_memory":
+        if upload.attempts >= MOST_ATTEMPTS or error.code == "out_of_memory":
             self._refuse(upload, error)
             return
-        self._change(upload, attempts=attempts)
-        self._pause(upload.id, attempts)
+        self._pause(upload.id, max(1, upload.attempts))
 
     def _pause(self, upload_id: str, attempts: int) -> None:
         with self._lock:

@@ -16,6 +16,7 @@ from live import Live
 from uploading import Tus, arrays, blob_hashes, checksum, staged
 
 from aslconvert.service.settings import Settings
+from aslconvert.service.uploads.vetter import MOST_ATTEMPTS
 
 SIZE = 64 << 20
 
@@ -150,6 +151,21 @@ def test_killed_between_the_blob_and_its_row(fresh: Callable[..., Live], there: 
             assert (kept["sha256"], kept["facts"]) == (digest, {"arrays": 1})
         else:
             assert (ended["state"], ended["error"]["code"]) == ("refused", "upload_lost")
+
+
+def test_one_that_takes_the_service_down_again_and_again_is_given_up(fresh: Callable[..., Live]) -> None:
+    live = fresh()
+    with live.client() as client:
+        tus = Tus(client)
+        place = tus.begin(100)
+        tus.append(place, 0, b"x" * 50)
+        live.kill()
+        with sqlite3.connect(live.folder / "jobs.db") as database:
+            database.execute("UPDATE uploads SET state = 'vetting', attempts = ?", (MOST_ATTEMPTS,))
+        live.start()
+        ended = tus.ended(place)
+        assert (ended["state"], ended["error"]["code"]) == ("refused", "vetting_gave_up")
+        assert staged(live.folder) == []
 
 
 def test_files_that_no_row_names_are_swept(fresh: Callable[..., Live]) -> None:
