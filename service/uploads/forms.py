@@ -22,12 +22,13 @@ from aslconvert.service.keys import audit
 from aslconvert.service.keys.usage import require_storage
 from aslconvert.service.security.callers import Caller
 from aslconvert.service.uploads import protocol, repository
-from aslconvert.service.uploads.receiving import receive
+from aslconvert.service.uploads.receiving import finished, receive
 from aslconvert.service.uploads.records import ENDED, Upload, UploadState
 from aslconvert.service.uploads.schemas import shown
 from aslconvert.service.uploads.service import Uploads
 from aslconvert.service.uploads.shelf import SHELVES, Kept
 from aslconvert.workers.database import Transaction
+from aslconvert.workers.errors import UserError
 from aslconvert.workers.jobs.ids import new_id
 
 MOST_FIELD: Final = 1024
@@ -170,6 +171,7 @@ async def upload_form(
         await to_thread.run_sync(uploads.staging.create, upload_id)
         held = await to_thread.run_sync(lambda: stack.enter_context(uploads.staging.held(upload_id)))
         digest = hashlib.sha256()
+        storing = False
         try:
             await receive(
                 _file_of(request, form), held, most=most, stall=context.settings.upload_stall_seconds, digest=digest
@@ -182,9 +184,12 @@ async def upload_form(
                 _store, context, caller, uploads, key, about,
                 upload_id=upload_id, size=held.offset, digest=digest.hexdigest(),
             )  # fmt: skip
-            answer = await to_thread.run_sync(store)
+            storing = True
+            answer = await finished(store)
         except BaseException as error:
-            uploads.staging.remove(upload_id)
+            # Once it was tried to store it, its row may be there: then the sweeper looks, which asks the database.
+            if not storing or isinstance(error, UserError):
+                uploads.staging.remove(upload_id)
             if getattr(error, "code", "") == "upload_too_long":
                 raise _too_large(most) from error
             raise

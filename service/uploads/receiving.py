@@ -6,8 +6,9 @@ import asyncio
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Final
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from anyio import CancelScope, to_thread
 
@@ -17,6 +18,8 @@ from aslconvert.service.uploads.staging import Held
 
 if TYPE_CHECKING:
     from hashlib import _Hash
+
+Result = TypeVar("Result")
 
 BLOCK: Final = 1 << 20
 """Bytes that are collected before they are written, one call of a thread for each."""
@@ -66,6 +69,26 @@ class Digests:
                 self._known.popitem(last=False)
 
 
+async def finished(work: Callable[[], Result]) -> Result:
+    """What ``work`` gives, in a thread; a request that is cancelled meanwhile ends only once the thread has.
+
+    The framework's shield does not hold off the server's own cancelling when it stops.
+    """
+    task = asyncio.ensure_future(to_thread.run_sync(work))
+    cancelled: asyncio.CancelledError | None = None
+    with CancelScope(shield=True):
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError as error:
+                cancelled = error
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()  # looked at, so that nobody complains of it
+        raise cancelled
+    return task.result()
+
+
 async def receive(
     body: AsyncIterator[bytes],
     held: Held,
@@ -85,18 +108,17 @@ async def receive(
         ClientDisconnect: of the framework, when the client has gone.
     """
     if checksum is not None:
-        await to_thread.run_sync(held.begin)
+        await finished(held.begin)
     writer = _Writer(held, digest, checksum)
     try:
         await _pump(body, writer, most=most, stall=stall)
         if checksum is not None and not checksum.holds:
             raise ChecksumMismatch
     except BaseException:
-        # Shielded: the server may be stopping, and the lock must not go before the file is in order.
-        with CancelScope(shield=True):
-            await to_thread.run_sync(writer.give_up)
+        # The server may be stopping, and the lock must not go before the file is in order.
+        await finished(writer.give_up)
         raise
-    await to_thread.run_sync(held.keep)
+    await finished(held.keep)
 
 
 async def _pump(body: AsyncIterator[bytes], writer: _Writer, *, most: int, stall: float) -> None:
@@ -116,14 +138,13 @@ async def _pump(body: AsyncIterator[bytes], writer: _Writer, *, most: int, stall
             waiting += len(part)
             if waiting >= BLOCK:
                 whole, parts, waiting = b"".join(parts), [], 0
-                await to_thread.run_sync(writer.write, whole)
+                await finished(partial(writer.write, whole))
     except TimeoutError as error:
         raise Stalled(stall) from error
     finally:
         # Also what came before the client went away: it need not come again.
         if parts:
-            with CancelScope(shield=True):
-                await to_thread.run_sync(writer.write, b"".join(parts))
+            await finished(partial(writer.write, b"".join(parts)))
 
 
 class _Writer:

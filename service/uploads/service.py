@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final
 
 from anyio import to_thread
@@ -14,7 +15,7 @@ from aslconvert.service.errors import Conflict, ServiceError, TooLarge
 from aslconvert.service.settings import Settings
 from aslconvert.service.uploads import repository
 from aslconvert.service.uploads.protocol import Checksum, Metadata
-from aslconvert.service.uploads.receiving import Digests, TooMuchSent, receive
+from aslconvert.service.uploads.receiving import Digests, TooMuchSent, finished, receive
 from aslconvert.service.uploads.records import Upload, UploadState
 from aslconvert.service.uploads.staging import Held, Staging
 from aslconvert.workers.database import Database, Transaction
@@ -140,9 +141,13 @@ class Uploads:
                 )  # fmt: skip
             except BaseException:
                 self.digests.leave(upload_id, held.offset, before if checksum is not None else digest)
+                if offset < held.offset < upload.bytes:
+                    # Bytes came and are kept: it was not silent. Whatever cannot be noted now changes nothing else.
+                    with suppress(InfrastructureError):
+                        await finished(partial(self._noted, upload, held))
                 raise
             self.digests.leave(upload_id, held.offset, digest)
-            await to_thread.run_sync(self._noted, upload, held)
+            await finished(partial(self._noted, upload, held))
         # Only now is the file free for the vetter.
         if held.offset == upload.bytes:
             self.vet()

@@ -12,6 +12,7 @@ import fcntl
 import os
 import re
 import secrets
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,6 +92,7 @@ class Staging:
             handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError as error:
             raise NotFound("upload", upload_id) from error
+        held: Held | None = None
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -103,7 +105,10 @@ class Staging:
                 held = Held(path, handle)
             yield held
         finally:
-            os.close(handle)
+            if held is None:
+                os.close(handle)
+            else:
+                held.close()
 
     def remove(self, upload_id: str) -> None:
         """Remove the file, which the caller holds or nobody can hold any more."""
@@ -119,10 +124,16 @@ class Staging:
 
 
 class Held:
-    """A file under its lock. ``offset`` is its length in bytes."""
+    """A file under its lock. ``offset`` is its length in bytes.
+
+    Safe for threads: one that still writes is waited for, and one that comes late does nothing, as the file may be
+    somebody else's by then.
+    """
 
     def __init__(self, path: Path, handle: int) -> None:
         self.path, self._handle = path, handle
+        self._lock = threading.RLock()
+        self._closed = False
         self._mark: int | None = _read_mark(path)
         self.offset = os.fstat(handle).st_size
         if _mark(path).exists():
@@ -137,7 +148,7 @@ class Held:
 
     def append(self, data: bytes) -> None:
         """More bytes at the end; after an error as many of them as the disk took."""
-        with coded(), memoryview(data) as view:
+        with self._at_work(), memoryview(data) as view:
             written = 0
             while written < len(view):
                 count = os.pwrite(self._handle, view[written:], self.offset)
@@ -146,9 +157,9 @@ class Held:
 
     def begin(self) -> None:
         """What follows counts only with `keep`."""
-        self._mark = self.offset
         mark = _mark(self.path)
-        with coded():
+        with self._at_work():
+            self._mark = self.offset
             handle = os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
                 os.write(handle, f"{self._mark}\n".encode())
@@ -159,25 +170,38 @@ class Held:
 
     def undo(self) -> None:
         """Back to where `begin` was called, if it was."""
-        if self._mark is not None:
-            with coded():
-                if self._mark < self.offset:
-                    os.ftruncate(self._handle, self._mark)
-                    self.offset = self._mark
-                os.fsync(self._handle)
+        with self._at_work():
+            if self._mark is None:
+                return
+            if self._mark < self.offset:
+                os.ftruncate(self._handle, self._mark)
+                self.offset = self._mark
+            os.fsync(self._handle)
             self._unmark()
 
     def keep(self) -> None:
         """Bring what was written to the disk; from here on it counts."""
-        with coded():
+        with self._at_work():
             os.fsync(self._handle)
-        if self._mark is not None:
-            self._unmark()
+            if self._mark is not None:
+                self._unmark()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock:
+            self._closed = True
+            os.close(self._handle)
+
+    @contextlib.contextmanager
+    def _at_work(self) -> Iterator[None]:
+        with self._lock, coded():
+            if self._closed:
+                raise InternalError("upload_let_go", "The file of the upload is not held any more.")
+            yield
 
     def _unmark(self) -> None:
-        with coded():
-            _mark(self.path).unlink(missing_ok=True)
-            _sync_folder(self.path.parent)
+        _mark(self.path).unlink(missing_ok=True)
+        _sync_folder(self.path.parent)
         self._mark = None
 
 

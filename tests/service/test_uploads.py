@@ -248,8 +248,11 @@ def test_two_clients_on_one_upload(live: Live, tus: Tus) -> None:
 def test_bytes_before_a_broken_connection_count(live: Live, tus: Tus) -> None:
     data = os.urandom(3_000_000)
     place = tus.begin(len(data))
+    expires = tus.client.get(place).json()["expires"]
     _break_off(live, tus, place, data, {})
     received = _settled(tus, place)
+    # It was not silent.
+    assert tus.client.get(place).json()["expires"] > expires
     assert 0 < received <= 2_000_000
     assert (live.folder / "uploads" / f"{place.rpartition('/')[2]}.part").read_bytes() == data[:received]
     # With a checksum none of them does.
