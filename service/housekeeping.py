@@ -53,7 +53,7 @@ class Housekeeping:
         self._context.database.write(work)
 
     def clean(self) -> None:
-        """Expire jobs and answers, collect blobs that nobody holds."""
+        """Expire jobs, answers and the audit, collect blobs that nobody holds."""
         context = self._context
         keep = timedelta(days=context.settings.retention_days)
         while context.jobs.expire(keep=keep) and not self._ended.is_set():
@@ -62,6 +62,7 @@ class Housekeeping:
         context.database.write(
             lambda at: at.connection.execute(delete(request_keys).where(old < at.wall - KEEP_ANSWERS))
         )
+        context.database.write(audit.trim)
         context.blobs.collect()
         context.blobs.sweep()
 

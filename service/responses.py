@@ -18,7 +18,7 @@ _EXAMPLES = {
     413: ("too_large", "user", "A body has at most 1048576 bytes here."),
     415: ("unsupported_media_type", "user", "This takes JSON."),
     416: ("bad_range", "user", "The blob has 10 bytes."),
-    422: ("invalid_request", "user", "body.kind: Input should be 'inspect' or 'convert'."),
+    422: ("invalid_request", "user", "body.kind: Input should be 'inspect', 'convert' or 'bench'."),
     423: ("upload_locked", "user", "Another request is at work on this upload."),
     429: ("too_many_requests", "user", "This key asks too often."),
     460: ("checksum_mismatch", "user", "The bytes do not have the checksum that was sent with them."),

@@ -9,10 +9,13 @@ import socket
 import uvicorn
 
 from aslconvert.service.app import create_app
+from aslconvert.service.security.middleware import MOST_HEADERS
 from aslconvert.service.settings import Settings
 from aslconvert.workers.logs import set_up_logs
 
-HEADER_BYTES = 32 << 10
+HEADER_BYTES = 2 * MOST_HEADERS
+"""Twice of what the app takes, as what is over this is told in plain text, and only where the head comes in parts."""
+
 GRACE_SECONDS = 10
 """For which requests may go on after SIGTERM; streams of events end at once."""
 

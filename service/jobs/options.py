@@ -1,4 +1,4 @@
-"""What may be asked of a conversion, by the names of the engine's own options; a test compares the two."""
+"""What may be asked of a conversion and of a bench, by the names of the engine's own options; a test compares."""
 
 from __future__ import annotations
 
@@ -62,3 +62,17 @@ class Options(BaseModel):
         if self.heal_crop is not None and self.heal_crop.size % self.heal_crop.multiple:
             raise ValueError("the size of heal_crop is a multiple of its multiple")
         return self
+
+
+class BenchOptions(BaseModel):
+    """Of a bench: ``shape`` of the model's one input, ``rounds`` of samples; the engine chooses what is left out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    runtimes: Annotated[
+        list[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]] | None, Field(min_length=1, max_length=16)
+    ] = None
+    shape: Annotated[list[Annotated[int, Field(ge=1, le=1 << 16)]] | None, Field(min_length=1, max_length=8)] = None
+    threads: Annotated[int | None, Field(ge=1, le=1024)] = None
+    rounds: Annotated[int | None, Field(ge=3, le=1000)] = None
+    seed: Annotated[int | None, Field(ge=0, lt=1 << 63)] = None

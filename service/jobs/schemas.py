@@ -7,11 +7,11 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 from fastapi import Path
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from aslconvert.service.errors import ProblemDetails
-from aslconvert.service.jobs.options import Options
-from aslconvert.workers.jobs import State
+from aslconvert.service.jobs.options import BenchOptions, Options
+from aslconvert.workers.jobs import Queue, State
 from aslconvert.workers.jobs.records import MAX_ATTEMPTS
 
 Identity = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[0-9A-Za-z._-]+$")]
@@ -19,10 +19,11 @@ JobId = Annotated[str, Path(min_length=1, max_length=64, pattern=r"^[0-9A-Za-z._
 
 
 class JobKind(StrEnum):
-    """What a job does: predict what a conversion would give, or convert."""
+    """What a job does: predict what a conversion would give, convert, or time a model."""
 
     INSPECT = "inspect"
     CONVERT = "convert"
+    BENCH = "bench"
 
 
 class WebhookAsked(BaseModel):
@@ -35,7 +36,10 @@ class WebhookAsked(BaseModel):
 
 
 class JobAsked(BaseModel):
-    """A job to be; a conversion needs data."""
+    """A job to be. A conversion needs data, a bench takes none and has options of its own.
+
+    ``device``: jobs for ``cuda`` wait for a worker that has one.
+    """
 
     model_config = ConfigDict(
         extra="forbid",
@@ -54,9 +58,17 @@ class JobAsked(BaseModel):
     kind: JobKind
     model: Identity
     dataset: Identity | None = None
-    options: Options = Field(default_factory=Options)
+    options: Options | BenchOptions = Field(default_factory=Options)
+    device: Queue = Queue.CPU
     webhook: WebhookAsked | None = None
     max_attempts: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] = 3
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _of_kind(cls, given: Any, info: ValidationInfo) -> Any:
+        # By the kind, so that what is wrong is told of these options alone.
+        wanted = BenchOptions if info.data.get("kind") is JobKind.BENCH else Options
+        return wanted.model_validate(given)
 
 
 class Progress(BaseModel):
@@ -89,11 +101,13 @@ class JobLinks(BaseModel):
 
 class Job(BaseModel):
     """A job. ``eta_s``: seconds until the stage is done, as far as its progress tells; ``position``: in the queue, from
-    1, told of single jobs; ``expires``: when result and events go.
+    1, told of single jobs; ``expires``: when result and events go; ``forecast`` of an inspection and ``bench`` of a
+    bench are left out of lists.
     """
 
     id: str
     kind: str
+    device: str
     state: State
     stage: str | None
     progress: Progress | None
@@ -110,6 +124,7 @@ class Job(BaseModel):
     options: dict[str, Any]
     missed: Missed | None
     forecast: dict[str, Any] | None
+    bench: dict[str, Any] | None
     error: ProblemDetails | None
     links: JobLinks
 

@@ -38,8 +38,11 @@ class Stages:
         return found
 
 
-def told(context: Context, known: Known) -> schemas.Job:
-    """The job; an estimate of its stage's end needs one look at the database for each stage."""
+def told(context: Context, known: Known, *, brief: bool = False) -> schemas.Job:
+    """The job; an estimate of its stage's end needs one look at the database for each stage.
+
+    ``brief``, for lists: without what an inspection or a bench found, which may be large.
+    """
     job = known.job
     base = f"/v1/jobs/{job.id}"
     result: dict[str, Any] = dict(job.result or {})
@@ -52,6 +55,7 @@ def told(context: Context, known: Known) -> schemas.Job:
     return schemas.Job(
         id=job.id,
         kind=job.kind.value,
+        device=job.queue.value,
         state=job.state,
         stage=job.stage,
         progress=progress,
@@ -67,7 +71,8 @@ def told(context: Context, known: Known) -> schemas.Job:
         dataset=known.dataset_id,
         options=dict(job.payload.get("options") or {}),
         missed=None if result.get("missed") is None else schemas.Missed.model_validate(result["missed"]),
-        forecast=result.get("forecast"),
+        forecast=None if brief else result.get("forecast"),
+        bench=None if brief else result.get("bench"),
         error=None if job.problem is None else details(job.problem, instance=base),
         links=schemas.JobLinks(
             self=base,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Response
@@ -27,11 +27,18 @@ Keeper = Annotated[Caller, Depends(caller(Scope.ADMIN, Scope.OPERATOR))]
 
 @router.post("/v1/keys", status_code=201, tags=["keys"], response_model=KeyMade, responses={**CREATES, **problems(403)})
 def create_key(asked: KeyAsked, context: Ctx, caller: Keeper, request_key: RequestKey) -> Response:
-    """Make a key for one's own tenant, or as an operator for any. Its text is told once, and to a repeated request."""
+    """Make a key for one's own tenant, or as an operator for any. Its text is told once, and to a repeated request.
+
+    A key that expires makes none that lasts longer.
+    """
     tenant = asked.tenant or caller.tenant
     if Scope.OPERATOR not in caller.scopes and (tenant != caller.tenant or Scope.OPERATOR in asked.scopes):
         raise Forbidden(Scope.OPERATOR)
     lasting = None if asked.expires_in_days is None else timedelta(days=asked.expires_in_days)
+    if caller.expires is not None:
+        # Else whoever finds a key that ends soon has one that never does.
+        left = caller.expires - datetime.now(UTC)
+        lasting = left if lasting is None else min(lasting, left)
 
     def work(at: Transaction) -> Answer:
         made = service.create(

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Row, insert, select, update
 
-from aslconvert.service.errors import NotFound, ServiceError
+from aslconvert.service.errors import Forbidden, NotFound, ServiceError
 from aslconvert.service.keys.tables import api_keys
 from aslconvert.service.security.callers import HASH, Scope
 from aslconvert.service.security.secrets import Secrets
@@ -68,13 +68,20 @@ def create(
 
 
 def revoke(at: Transaction, key_id: str, *, tenant: str | None) -> None:
-    """Revoke a key for good; one that is revoked stays so. ``tenant`` None is for operators. Raises NotFound."""
+    """Revoke a key for good; one that is revoked stays so. ``tenant`` None is for operators.
+
+    Raises:
+        NotFound: there is none.
+        Forbidden: it is an operator's, which those who keep a tenant's keys cannot take away.
+    """
     mine = api_keys.c.id == key_id
     if tenant is not None:
         mine &= api_keys.c.tenant == tenant
-    found = at.connection.execute(select(api_keys.c.revoked).where(mine)).one_or_none()
+    found = at.connection.execute(select(api_keys.c.scopes).where(mine)).one_or_none()
     if found is None:
         raise NotFound("key", key_id)
+    if tenant is not None and Scope.OPERATOR in found.scopes:
+        raise Forbidden(Scope.OPERATOR)
     at.connection.execute(update(api_keys).where(mine, api_keys.c.revoked.is_(None)).values(revoked=at.wall))
 
 

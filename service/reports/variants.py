@@ -14,8 +14,13 @@ from aslconvert.service.reports.files import REPORT, Stored, files_of, named
 from aslconvert.service.reports.schemas import Artifact, Interval, Metric, Variant
 from aslconvert.workers.errors import InternalError
 from aslconvert.workers.jobs import Job
-from aslconvert.workers.results import REPORT_BYTES
 from aslconvert.workers.storage import Blobs
+
+MOST_BYTES = 8 << 20
+"""Of a report whose variants are told: those of whole conversions have a hundredth of that. As a file all come."""
+
+MOST_VARIANTS = 200
+"""Of one report; a conversion has a few dozen."""
 
 
 class Reports:
@@ -23,7 +28,7 @@ class Reports:
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
-        self._read = lru_cache(maxsize=16)(self._parse)
+        self._read = lru_cache(maxsize=8)(self._parse)
 
     def of(self, job: Job) -> Mapping[str, Any]:
         """The report of a job. Raises NotFound, InternalError ``bad_report``."""
@@ -31,14 +36,17 @@ class Reports:
 
     def _parse(self, digest: str) -> Mapping[str, Any]:
         with self._blobs.store.open(digest) as file:
-            data = file.read(REPORT_BYTES + 1)
+            data = file.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise InternalError("bad_report", "The report is too large for its variants to be told.")
         try:
             found = json.loads(data)
         except (ValueError, RecursionError) as error:
             raise InternalError("bad_report", "The report cannot be read.") from error
-        if len(data) > REPORT_BYTES or not isinstance(found, dict):
+        if not isinstance(found, dict):
             raise InternalError("bad_report", "The report cannot be read.")
-        return found
+        # The rest, which is most of it, is not asked for here.
+        return {name: found[name] for name in ("chosen", "artifacts", "variants") if name in found}
 
 
 def variants_of(reports: Reports, job: Job) -> list[Variant]:
@@ -48,7 +56,7 @@ def variants_of(reports: Reports, job: Job) -> list[Variant]:
     formats = formats_of(report)
     files = [artifact_of(file, formats) for file in files_of(job) if file.name in formats]
     try:
-        return [_variant(job.id, entry, chosen, files) for entry in report["variants"]]
+        return [_variant(job.id, entry, chosen, files) for entry in report["variants"][:MOST_VARIANTS]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InternalError("bad_report", "The report cannot be read.") from error
 
@@ -77,13 +85,14 @@ def artifacts_of(reports: Reports, job: Job) -> list[Artifact]:
     """Every file of a job's result."""
     try:
         formats = formats_of(reports.of(job))
-    except NotFound:
-        formats = {}
+    except (NotFound, InternalError):
+        formats = {}  # the files are there, whatever the report is
     return [artifact_of(file, formats) for file in files_of(job)]
 
 
 def _variant(job_id: str, entry: Mapping[str, Any], chosen: object, files: list[Artifact]) -> Variant:
-    latency = {str(name): float(value["p50_ms"]) for name, value in (entry.get("latency") or {}).items()}
+    measured = {str(name): _number(value["p50_ms"]) for name, value in (entry.get("latency") or {}).items()}
+    latency = {name: value for name, value in measured.items() if value is not None}
     fastest = min(latency, key=lambda name: latency[name]) if latency else ""
     metric, loss = entry.get("metric"), entry.get("loss")
     recommended = entry["id"] == chosen
@@ -113,7 +122,11 @@ def _metric(found: Mapping[str, Any]) -> Metric | None:
 
 def _number(found: Any) -> float | None:
     # What JSON has no number for becomes null, as reports have it.
-    return float(found) if found is not None and math.isfinite(float(found)) else None
+    try:
+        value = math.nan if found is None else float(found)
+    except OverflowError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _interval(found: Any) -> Interval | None:

@@ -51,6 +51,8 @@ class Caller:
     tenant: str
     scopes: frozenset[Scope]
     address: str = ""
+    expires: datetime | None = None
+    """When the key ends."""
 
 
 class LastUses:
@@ -177,7 +179,7 @@ def identify(context: Context, key: str, address: str) -> Caller:
         raise Unauthorized
     if row.expires is not None and row.expires <= datetime.now(UTC):
         raise Unauthorized
-    return Caller(row.id, row.tenant, frozenset(Scope(scope) for scope in row.scopes), address)
+    return Caller(row.id, row.tenant, frozenset(Scope(scope) for scope in row.scopes), address, row.expires)
 
 
 def address_of(request: Request) -> str:

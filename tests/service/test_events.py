@@ -2,9 +2,11 @@
 
 import json
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import httpx
 import pytest
 from live import Live, ended, problem
 from test_jobs import asked
+
+from aslconvert.service.jobs.streams import MOST_STREAMS_EACH
 
 STREAM = {"Accept": "text/event-stream"}
 
@@ -132,3 +136,26 @@ def test_streams_do_not_hold_up_a_stop_and_go_on_after_a_start(fresh: Callable[.
         client.post(f"/v1/jobs/{job}/cancel")
         again = followed(client, job, **{"Last-Event-ID": "1"})
         assert [kind for _, kind, _ in again] == ["cancelled", "end"]
+
+
+def test_a_tenants_streams_leave_some_to_others(fresh: Callable[..., Live]) -> None:
+    live = fresh(requests_per_minute=10**6)
+
+    def follow(opened: ExitStack, key: str, job: str) -> int:
+        peer = opened.enter_context(socket.create_connection(("127.0.0.1", live.port), timeout=60))
+        head = f"GET /v1/jobs/{job}/events HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer {key}\r\n\r\n"
+        peer.sendall(head.encode())
+        found = b""
+        # Until the stream has said that it listens.
+        while b"still here" not in found and b" 429 " not in found:
+            found += peer.recv(1 << 12)
+        return int(found.split(b" ", 2)[1])
+
+    jobs = []
+    for tenant in ("one", "two"):
+        with live.client(tenant=tenant) as client:
+            jobs.append((live.key(tenant=tenant), client.post("/v1/jobs", json=asked(live, tenant)).json()["id"]))
+    with ExitStack() as opened:
+        answers = [follow(opened, *jobs[0]) for _ in range(MOST_STREAMS_EACH + 1)]
+        assert answers == [200] * MOST_STREAMS_EACH + [429]
+        assert follow(opened, *jobs[1]) == 200

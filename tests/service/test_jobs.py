@@ -56,7 +56,11 @@ def test_the_options_are_those_of_the_engine() -> None:
 @pytest.mark.parametrize(
     ("change", "entry"),
     [
-        ({"kind": "bench"}, "body.kind"),
+        ({"kind": "other"}, "body.kind"),
+        ({"kind": "bench", "options": {"rounds": 2}}, "body.options.rounds"),
+        ({"kind": "bench", "options": {"min_speedup": 2}}, "body.options.min_speedup"),
+        ({"kind": "convert", "options": {"runtimes": ["torch"]}}, "body.options.runtimes"),
+        ({"device": "tpu"}, "body.device"),
         ({"options": {"device": "cuda"}}, "body.options.device"),
         ({"options": {"metric": "evil.py:run"}}, "body.options.metric"),
         ({"options": {"budget_seconds": -1}}, "body.options.budget_seconds"),
@@ -80,6 +84,31 @@ def test_unknown_things_and_missing_data_are_told(idle: Live) -> None:
         assert problem(client.post("/v1/jobs", json={**body, "dataset": "none"})) == (404, "dataset_not_found")
         assert problem(other.post("/v1/jobs", json=body)) == (404, "model_not_found")
         assert problem(client.post("/v1/jobs", content=b"{", headers={"Content-Type": "application/json"}))[0] == 422
+
+
+def test_a_bench_and_an_inspection_pass_conversions_and_a_gpu_job_waits_for_its_worker(idle: Live) -> None:
+    body = asked(idle, "kinds")
+    timing = {"runtimes": ["torch", "onnxruntime"], "shape": [1, 3, 32, 32], "rounds": 5}
+    with idle.client(tenant="kinds") as client:
+        bench_asked = {"kind": "bench", "model": body["model"], "options": timing}
+        assert problem(client.post("/v1/jobs", json={**bench_asked, "dataset": body["dataset"]})) == (
+            422,
+            "takes_no_data",
+        )
+        gpu = client.post("/v1/jobs", json={**body, "device": "cuda"}).json()
+        assert (gpu["device"], gpu["position"]) == ("cuda", 1)
+        waiting = client.post("/v1/jobs", json=body).json()
+        bench = client.post("/v1/jobs", json=bench_asked).json()
+        assert (bench["kind"], bench["device"], bench["options"]) == ("bench", "cpu", timing)
+        client.post("/v1/jobs", json={"kind": "inspect", "model": body["model"]})
+        assert bench["position"] <= waiting["position"]
+        for job, passed in ((waiting, 2), (bench, 0), (gpu, 0)):
+            assert client.get(f"/v1/jobs/{job['id']}").json()["position"] == job["position"] + passed, job
+        for one in (gpu, bench):
+            client.post(f"/v1/jobs/{one['id']}/cancel")
+            again = client.post(f"/v1/jobs/{one['id']}/retry").json()
+            assert (again["kind"], again["device"], again["options"]) == (one["kind"], one["device"], one["options"])
+        assert [one["id"] for one in client.get("/v1/jobs?kind=bench").json()["items"]][-1] == bench["id"]
 
 
 def test_a_job_waits_is_cancelled_tried_again_and_deleted(idle: Live) -> None:
@@ -185,6 +214,10 @@ def test_a_job_runs_here_and_tells_what_came_of_it(working: Live) -> None:
         assert done["expires"] > done["finished"] >= done["started"] >= done["created"]
         forecast = client.post("/v1/jobs", json={"kind": "inspect", "model": job["model"]}).json()
         assert ended(client, forecast["id"])["forecast"] == {"points": []}
+        timed = client.post("/v1/jobs", json={"kind": "bench", "model": job["model"], "options": {"rounds": 3}}).json()
+        assert ended(client, timed["id"])["bench"] == {"rows": [{"rounds": 3}]}
+        listed = {one["id"]: one for one in client.get("/v1/jobs").json()["items"]}
+        assert (listed[forecast["id"]]["forecast"], listed[timed["id"]]["bench"]) == (None, None)
         failing = client.post("/v1/jobs", json=asked(working, options={"metric": "fail"})).json()
         failed = ended(client, failing["id"])
         assert failed["state"] == "failed"

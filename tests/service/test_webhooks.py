@@ -139,7 +139,7 @@ def test_a_name_that_leads_here_is_not_connected_to(receiver: Receiver) -> None:
     with httpcore.ConnectionPool(network_backend=GuardedBackend(private=False)) as pool, pytest.raises(NotAllowed):
         pool.request("POST", f"http://localhost:{port}/hook", content=b"{}")
     with httpcore.ConnectionPool(network_backend=GuardedBackend(private=True)) as pool:
-        headers = {"Aslconvert-Signature": "t=1,v1=x"}
+        headers: dict[bytes | str, bytes | str] = {"Aslconvert-Signature": "t=1,v1=x"}
         assert pool.request("POST", f"http://localhost:{port}/hook", headers=headers, content=b"{}").status == 204
 
 
