@@ -165,13 +165,16 @@ class Previews:
         """Remove what killed processes left of previews that are not being made any more."""
         for preview_id in {path.name.removesuffix(".in") for path in self._folder.glob("*")}:
             if _ID.fullmatch(preview_id):
-                with self._alone(preview_id) as alone:
-                    if not alone:
-                        continue
-                    row = self._context.database.read(lambda at, one=preview_id: _row(at, one))
-                    if row is None or row.state != MAKING:
-                        remove_tree(self._folder / preview_id)
-                        remove_tree(self._folder / f"{preview_id}.in")
+                self._tidy(preview_id)
+
+    def _tidy(self, preview_id: str) -> None:
+        with self._alone(preview_id) as alone:
+            if not alone:
+                return
+            row = self._context.database.read(lambda at: _row(at, preview_id))
+            if row is None or row.state != MAKING:
+                remove_tree(self._folder / preview_id)
+                remove_tree(self._folder / f"{preview_id}.in")
 
     def _may_begin_anew(self, row: Row[Any]) -> bool:
         pause = min(LONGEST, PAUSE * 2 ** min(row.attempts, 16))
