@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -123,6 +124,7 @@ def bootstrap(
             raise places.missing(error) from error
 
         lasting = None if expires is None else timedelta(days=expires)
+        os.umask(0o077)  # where there is no database yet it is made, for its owner alone
         made = create_key(settings, name=name, tenant=tenant, scopes=[Scope(one) for one in scopes], expires_in=lasting)
         if output is not None:
             keep(made, output)

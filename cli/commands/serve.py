@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Annotated
 
@@ -78,6 +79,7 @@ def serve(
             raise places.missing(error, extra="service" if settings.redis is None else "celery") from error
 
         _require_free(host, port)
+        os.umask(0o077)  # the database, which the first key makes, is nobody else's to read
         if (found := first_key(settings)) is not None:
             key, path = found
             say(f"aslconvert: the first key is {key}\naslconvert: it is shown this once, and kept in '{path}'.")

@@ -61,7 +61,7 @@ def list_jobs(
         )
     )
     shown, following = paging.page(found, lambda known: str(known.job.id))
-    return Listed[Job](items=[told(context, known, brief=True) for known in shown], next=following)
+    return Listed[Job](items=[told(context, known) for known in shown], next=following)
 
 
 @router.get(

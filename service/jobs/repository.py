@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -51,7 +51,7 @@ def page(
     after: str | None,
     limit: int,
 ) -> Sequence[Known]:
-    """Jobs, newest first, after the id ``after``."""
+    """Jobs, newest first, after the id ``after``; without what inspections and benches found, which may be large."""
     statement = _selected().where(jobs.c.tenant == tenant).order_by(jobs.c.id.desc()).limit(limit)
     if state is not None:
         statement = statement.where(jobs.c.state == state)
@@ -61,7 +61,7 @@ def page(
         statement = statement.where(job_inputs.c.model_id == model_id, job_inputs.c.tenant == tenant)
     if after is not None:
         statement = statement.where(jobs.c.id < after)
-    return [_known(row) for row in at.connection.execute(statement)]
+    return [_brief(_known(row)) for row in at.connection.execute(statement)]
 
 
 def stage_began(at: Transaction, job_id: str) -> datetime | None:
@@ -73,6 +73,11 @@ def stage_began(at: Transaction, job_id: str) -> datetime | None:
         .limit(1)
     )
     return at.connection.execute(statement).scalar_one_or_none()
+
+
+def _brief(known: Known) -> Known:
+    kept = {name: value for name, value in (known.job.result or {}).items() if name in ("files", "missed")}
+    return replace(known, job=replace(known.job, result=kept))
 
 
 def _selected() -> Select[Any]:

@@ -38,11 +38,8 @@ class Stages:
         return found
 
 
-def told(context: Context, known: Known, *, brief: bool = False) -> schemas.Job:
-    """The job; an estimate of its stage's end needs one look at the database for each stage.
-
-    ``brief``, for lists: without what an inspection or a bench found, which may be large.
-    """
+def told(context: Context, known: Known) -> schemas.Job:
+    """The job; an estimate of its stage's end needs one look at the database for each stage."""
     job = known.job
     base = f"/v1/jobs/{job.id}"
     result: dict[str, Any] = dict(job.result or {})
@@ -71,8 +68,8 @@ def told(context: Context, known: Known, *, brief: bool = False) -> schemas.Job:
         dataset=known.dataset_id,
         options=dict(job.payload.get("options") or {}),
         missed=None if result.get("missed") is None else schemas.Missed.model_validate(result["missed"]),
-        forecast=None if brief else result.get("forecast"),
-        bench=None if brief else result.get("bench"),
+        forecast=result.get("forecast"),
+        bench=result.get("bench"),
         error=None if job.problem is None else details(job.problem, instance=base),
         links=schemas.JobLinks(
             self=base,
