@@ -3,6 +3,7 @@
 #   TORCH   the requirement that is installed where the environment has no torch yet
 #   BENCH_FLAGS  what is measured, such as '--shapes all --threads 1,2'
 #   PEERS_FLAGS  which tasks, seeds and budgets are compared, such as '--tasks digits --seeds 0 --budget 60'
+#   SERVICE_FLAGS  how many watch, such as '--pollers 200 --streams 50'
 #   SOAK_RUNS    how many faults, such as 8
 #   ZOO_FLAGS    which architectures, such as 'resnet-18 traps'; all by default
 #   VENV_FLAGS=--system-site-packages  takes the torch that the machine already has
@@ -29,7 +30,7 @@ ROOMS := kernels converter workers service cli
 LINKS := $(addprefix .dev/aslconvert/,$(ROOMS))
 NATIVE_SOURCES := $(wildcard CMakeLists.txt cmake/*.cmake kernels/build.py) $(shell find kernels/csrc -type f 2>/dev/null)
 
-.PHONY: setup demo test lint bench-kernels bench-peers zoo soak fuzz sanitize clean
+.PHONY: setup demo test lint bench-kernels bench-peers bench-service zoo soak fuzz sanitize clean
 
 setup: $(STAMPS)/installed $(STAMPS)/kernels
 
@@ -50,6 +51,9 @@ bench-kernels: setup
 
 bench-peers: setup $(STAMPS)/peers
 	OMP_NUM_THREADS=1 PYTHONPATH=benchmarks $(BIN)/python -m peers $(PEERS_FLAGS)
+
+bench-service: setup
+	$(BIN)/python benchmarks/service.py $(SERVICE_FLAGS)
 
 zoo: setup
 	OMP_NUM_THREADS=1 PYTHONPATH=benchmarks $(BIN)/python -m zoo $(ZOO_FLAGS)

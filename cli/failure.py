@@ -15,13 +15,17 @@ from aslconvert.converter.errors import AslconvertError, InfrastructureError, In
 EXIT_INTERRUPTED = 130
 """128 + SIGINT, as shells count it."""
 
+EXIT_WAITING = 75
+"""sysexits' EX_TEMPFAIL: the same command may succeed later."""
+
 TRACEBACK_VARIABLE = "ASLCONVERT_TRACEBACK"
 """Set to 1, every failure also prints where it happened."""
 
 EXIT_CODES = """\
 Exit codes: 0 done; 2 usage; 3 the model was refused; 4 nothing could be converted; 5 the asked accuracy or speed
 could not be reached (the best found is written and named); 6 verification failed; 70 disk, memory or a missing part;
-71 a defect of this program; 130 interrupted (resumable)."""
+71 a defect of this program; 75 the job goes on when the time to wait is over; 130 interrupted (resumable) or
+cancelled."""
 
 # Typer is free to bring its own copy of click, so its exception base is found through the class it exports.
 _CommandLineError: type[Exception] = typer.BadParameter.__mro__[2]
@@ -46,6 +50,9 @@ def classify(error: BaseException) -> AslconvertError:
         )
     if isinstance(error, _CommandLineError):
         return UsageError("usage", error.format_message(), hint="See aslconvert --help.")  # type: ignore[attr-defined]
+    if isinstance(error, ModuleNotFoundError) and error.name == "httpx":
+        told = "Commands that talk to a service need httpx, which is not installed."
+        return InfrastructureError("client_missing", told, hint="pip install 'aslconvert[client]'")
     if isinstance(error, MemoryError):
         return InfrastructureError("out_of_memory", "The memory did not suffice.", hint="Use smaller samples.")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -9,7 +9,22 @@ from typing import Annotated
 
 import typer
 
-from aslconvert.cli.commands import bench, convert, doctor, export, inspect, verify, worker
+from aslconvert.cli.commands import (
+    bench,
+    cancel,
+    convert,
+    doctor,
+    download,
+    export,
+    inspect,
+    keys,
+    serve,
+    status,
+    submit,
+    verify,
+    wait,
+    worker,
+)
 from aslconvert.cli.failure import EXIT_CODES, EXIT_INTERRUPTED, report_failure, report_interrupt
 
 app = typer.Typer(
@@ -27,7 +42,14 @@ app.command("inspect", short_help="Show what would be converted and why.")(inspe
 app.command("convert", short_help="Make a model faster, prove it and report.")(convert.convert)
 app.command("verify", short_help="Reload every artifact and compare.")(verify.verify)
 app.command("bench", short_help="Time a model in every runtime.")(bench.bench)
+app.command("serve", short_help="Serve the REST API, and run its jobs.")(serve.serve)
 app.command("worker", short_help="Work off the jobs of a deployment.")(worker.worker)
+app.command("submit", short_help="Start a job on a service.")(submit.submit)
+app.command("wait", short_help="Wait until a job has ended.")(wait.wait)
+app.command("status", short_help="Show how jobs stand.")(status.status)
+app.command("cancel", short_help="Ask a job to stop.")(cancel.cancel)
+app.command("download", short_help="Fetch what a job wrote, checked.")(download.download)
+app.add_typer(keys.app, name="keys", short_help="Make, list and revoke API keys.")
 app.command("doctor", short_help="Show what is built and what is missing.")(doctor.doctor)
 
 

@@ -73,6 +73,27 @@ Cache = Annotated[
 ]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that convert wrote.", show_default=False)]
 
+Server = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        metavar="URL",
+        envvar="ASLCONVERT_SERVER",
+        help="The service to ask.",
+        show_default="http://127.0.0.1:8765",
+    ),
+]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--key-file",
+        metavar="FILE",
+        help="A file that holds the API key; else ASLCONVERT_KEY, or what serve left on this machine.",
+        show_default=False,
+    ),
+]
+Job = Annotated[str, typer.Argument(metavar="JOB", help="The id that submit told.", show_default=False)]
+
 
 class Preparation(TypedDict):
     """The fields of `ConvertOptions` that say how samples are prepared."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from aslconvert.workers.intake.vet import vet
+from aslconvert.workers.vetting import vetted_inputs
 
 Tell = Callable[..., None]
 
@@ -37,28 +37,20 @@ def run(*, kind: str, payload: Mapping[str, Any], folder: Path, tell: Tell) -> d
         AslconvertError, Refused: as of the engine and of the intake.
     """
     tell("stage", stage="intake")
-    vetted = folder / "vetted"
-    vetted.mkdir(exist_ok=True)
-    rebuilt = vet(folder / "in" / payload["model"], vetted / "model", kind="model")
-    # A model is rebuilt as what it is: pt2, onnx or safetensors.
-    model = vetted / f"model.{rebuilt.kind}"
-    (vetted / "model").rename(model)
-    data = None
-    if payload.get("data"):
-        data = vetted / "data"
-        vet(folder / "in" / payload["data"], data, kind="data")
-        arrays = [data / name for name in ("arrays.npz", "arrays.safetensors")]
-        data = next((path for path in arrays if path.is_file()), data)
-    name = str(model)
-    if payload.get("architecture"):
-        name = f"arch:{payload['architecture']}@{model}"
-    given = dict(payload.get("options") or {})
+    inputs = folder / "in"
+    found = vetted_inputs(
+        folder / "vetted",
+        model=inputs / payload["model"],
+        data=inputs / payload["data"] if payload.get("data") else None,
+        architecture=payload.get("architecture"),
+    )
     # Only now: what was uploaded has been rebuilt before torch is there to be attacked.
     from aslconvert.converter.errors import UsageError
     from aslconvert.converter.options import ConvertOptions, Crop
 
+    given = dict(payload.get("options") or {})
     if kind == "bench":
-        return _bench(name, given, _Told(tell))
+        return _bench(str(found.model), given, _Told(tell))
     known = {field.name for field in dataclasses.fields(ConvertOptions)} - NO_OPTION
     if unknown := sorted(set(given) - known):
         raise UsageError(
@@ -79,7 +71,7 @@ def run(*, kind: str, payload: Mapping[str, Any], folder: Path, tell: Tell) -> d
         raise UsageError(
             "option", "An option has a value of the wrong type.", hint="See the options of convert."
         ) from error
-    return _WORK[kind](name, data, options, folder / "out", _Told(tell))
+    return _WORK[kind](str(found.model), found.data, options, folder / "out", _Told(tell))
 
 
 class _Told:

@@ -43,7 +43,8 @@ class Places:
             InfrastructureError: ``database_unavailable`` and the like.
             UserError: ``bad_blob_place``.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        # Secrets of webhooks and what tenants sent lie there in plain form: it is nobody else's to read.
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         migrate(self.database_url)
         database = Database(self.database_url)
         try:

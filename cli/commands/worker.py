@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from pathlib import Path
@@ -107,6 +108,7 @@ def worker(
             raise InfrastructureError("service_missing", told, hint=f"pip install 'aslconvert[{extra}]'") from error
 
         set_up_logs()
+        os.umask(0o077)  # models and data of tenants pass through the folder
         queues, settings = settings_for(queues=queue, device=device, engine=engine, strict=strict)
         if device is not None and device != "cpu":
             gpu = require_gpu(int(device.removeprefix("cuda:")))

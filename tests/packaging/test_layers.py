@@ -7,9 +7,14 @@ import pytest
 
 LIGHT = (
     "aslconvert.service",
+    "aslconvert.service.client",
+    "aslconvert.service.app",
+    "aslconvert.service.dispatching",
     "aslconvert.workers",
     "aslconvert.workers.jobs",
     "aslconvert.workers.storage",
+    "aslconvert.workers.vetting",
+    "aslconvert.workers.preview",
     "aslconvert.cli.main",
     "aslconvert.converter.errors",
 )

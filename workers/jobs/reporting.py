@@ -13,6 +13,8 @@ from aslconvert.workers.jobs.rows import append, fenced, seen
 # What the store writes itself; a worker's own events must not be taken for them.
 RESERVED = frozenset(
     {"queued", "running", "requeued", "cancelling", "succeeded", "failed", "cancelled", "expired", "stage", "progress"}
+    # With which the service ends its streams.
+    | {"end"}
 )
 
 

@@ -8,6 +8,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect
 
+import aslconvert.service.app
 import aslconvert.workers.jobs.tables
 import aslconvert.workers.storage.tables  # noqa: F401  the tables enter the catalogue when they are imported
 from aslconvert.workers.database import Database, downgrade, migrate, needs_migration

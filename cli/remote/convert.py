@@ -1,0 +1,166 @@
+"""`aslconvert convert --server`: send, wait, fetch; the same files, report and exit code as of a run here."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aslconvert.cli.remote.fetching import fetch
+from aslconvert.cli.remote.outcomes import missed, model_refused, opened
+from aslconvert.cli.remote.packing import declared_beside, sendable_data, sendable_model
+from aslconvert.cli.remote.watching import bytes_of, watch
+from aslconvert.converter.errors import UsageError
+from aslconvert.converter.options import ConvertOptions
+from aslconvert.service.client import Client, Job, JobFailed, NotFound, UploadFailed
+
+if TYPE_CHECKING:
+    from aslconvert.cli.progress import RichProgress
+    from aslconvert.converter.report.schema import Report
+
+STATE = ".aslconvert-job.json"
+"""In the folder of a conversion while its job is under way: what `--resume` goes on with."""
+
+HERE_ONLY = ("dry_run", "plan", "dump_passes")
+"""Options of files and ways of this machine."""
+
+_NOT_SENT = frozenset({*HERE_ONLY, "device", "resume", "cache"})
+
+
+def convert_there(
+    model: str,
+    *,
+    data: str,
+    out: Path,
+    options: ConvertOptions,
+    server: str,
+    key_file: Path | None,
+    progress: RichProgress,
+) -> Report:
+    """Convert on a server. With ``resume`` it goes on with the job that an interrupted run left in ``out``.
+
+    Raises:
+        AslconvertError: as a run here, and UsageError ``server_option`` for what only a run here can do.
+    """
+    require_sendable(options)
+    blocking = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
+    if blocking is not None:
+        raise UsageError("out", f"'{blocking}' is a file: nothing can be written into '{out}'.", hint="Name a folder.")
+    with opened(server, key_file) as client:
+        job = _left(client, out) if options.resume else None
+        if job is None:
+            job = submit(client, model, data=data, options=options, progress=progress)
+            _leave(client, job, out)
+        progress.note(f"Job {job.id} at {client.connection.server}")
+        ended = _until_it_ends(client, job, out, progress)
+        fetch(client, ended, out, progress=progress)
+    _forget(out)
+    missed(ended)
+    from aslconvert.converter.report.schema import read_report
+
+    return read_report(out / "report.json")
+
+
+def require_sendable(options: ConvertOptions) -> None:
+    """Raises UsageError for what a job cannot do."""
+    asked = [name for name in HERE_ONLY if getattr(options, name)]
+    if options.device != "cpu":
+        asked.append("device")
+    if options.metric is not None and ":" in options.metric:
+        raise UsageError(
+            "server_option", "A server runs no code of yours: its metrics have names.", hint="Leave --server out."
+        )
+    if asked:
+        words = ", ".join(f"--{name.replace('_', '-')}" for name in asked)
+        raise UsageError("server_option", f"A server does not take {words}.", hint="Leave --server out.")
+
+
+def submit(
+    client: Client,
+    model: str,
+    *,
+    data: str | None,
+    options: ConvertOptions,
+    progress: RichProgress,
+    kind: str = "convert",
+    **more: Any,
+) -> Job:
+    """Send model and data, where the server has not got them already, and start the job.
+
+    Raises:
+        ModelRefused, UsageError: one of them cannot be sent, or was refused.
+        ClientError: as of `Client`.
+    """
+    if data is not None:
+        options = declared_beside(data, options)
+    told = bytes_of(progress)
+    with sendable_model(model) as file:
+        progress.stage(f"send {file.path.name}")
+        try:
+            sent = client.upload_model(file.path, name=file.name, architecture=file.architecture, progress=told)
+        except UploadFailed as error:
+            raise model_refused(error) from error
+    dataset = None
+    if data is not None:
+        with sendable_data(data) as file:
+            progress.stage(f"send {file.path.name}")
+            dataset = client.upload_dataset(file.path, name=file.name, progress=told).id
+    return client.submit(kind=kind, model=sent.id, dataset=dataset, options=job_options(options), **more)
+
+
+def job_options(options: ConvertOptions) -> dict[str, Any]:
+    """The options that are not the defaults, as JSON has them."""
+    plain = ConvertOptions()
+    return {
+        field.name: _json(getattr(options, field.name))
+        for field in dataclasses.fields(options)
+        if field.name not in _NOT_SENT and getattr(options, field.name) != getattr(plain, field.name)
+    }
+
+
+def _json(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _until_it_ends(client: Client, job: Job, out: Path, progress: RichProgress) -> Job:
+    try:
+        return watch(client, job.id, progress)
+    except JobFailed:
+        # It has ended: there is nothing to go on with. Whatever else is raised, the job may be waited for again.
+        _forget(out)
+        raise
+
+
+def _leave(client: Client, job: Job, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / STATE).write_text(json.dumps({"job": job.id, "server": client.connection.server}))
+
+
+def _left(client: Client, out: Path) -> Job | None:
+    try:
+        found: Mapping[str, str] = json.loads((out / STATE).read_text())
+        job_id, address = found["job"], found["server"]
+    except FileNotFoundError:
+        raise UsageError(
+            "nothing_to_resume", f"'{out}' holds no job that was interrupted.", hint="Run without --resume."
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError("damaged_state", f"'{out / STATE}' cannot be read.", hint="Run without --resume.") from error
+    if address != client.connection.server:
+        raise UsageError("resume_mismatch", f"The job in '{out}' runs at {address}.", hint=f"--server {address}")
+    try:
+        return client.job(job_id)
+    except NotFound:
+        return None
+
+
+def _forget(out: Path) -> None:
+    (out / STATE).unlink(missing_ok=True)
+    # As after a run here that was refused: no folder where nothing is in it.
+    with contextlib.suppress(OSError):
+        out.rmdir()

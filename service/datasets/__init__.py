@@ -1,0 +1,1 @@
+"""Data sets that a tenant has uploaded, and what a model would see of them."""

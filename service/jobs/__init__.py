@@ -1,0 +1,1 @@
+"""Jobs over HTTP: submitting, watching, cancelling; the store below is the truth."""

@@ -1,0 +1,1 @@
+"""API keys, tenants' usage and the audit log."""

@@ -1,0 +1,1 @@
+"""Models that a tenant has uploaded."""

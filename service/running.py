@@ -1,0 +1,57 @@
+"""Runs the app in uvicorn, with the limits that belong to the server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+
+import uvicorn
+
+from aslconvert.service.app import create_app
+from aslconvert.service.security.middleware import MOST_HEADERS
+from aslconvert.service.settings import Settings
+from aslconvert.workers.logs import set_up_logs
+
+HEADER_BYTES = 2 * MOST_HEADERS
+"""Twice of what the app takes, as what is over this is told in plain text, and only where the head comes in parts."""
+
+GRACE_SECONDS = 10
+"""For which requests may go on after SIGTERM; streams of events end at once."""
+
+
+def server(settings: Settings, *, host: str = "127.0.0.1", port: int = 8765) -> uvicorn.Server:
+    """A server that is not started; ``run`` blocks until SIGTERM or SIGINT."""
+    return _Server(
+        uvicorn.Config(
+            create_app(settings),
+            host=host,
+            port=port,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+            h11_max_incomplete_event_size=HEADER_BYTES,
+            http="h11",
+        )
+    )
+
+
+class _Server(uvicorn.Server):
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Streams would be waited for to the end of the grace, and each client comes back after its last event anyway.
+        self.config.app.state.hub.close()  # type: ignore[union-attr]  # the app of `create_app`
+        await super().shutdown(sockets)
+
+
+def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8765) -> bool:
+    """Serve until told to stop, by SIGTERM or SIGINT; then it returns. False: it could not start."""
+    set_up_logs()
+    # Whatever is written from here on is this user's alone, also where the folder was made by somebody else.
+    os.umask(0o077)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # The server heeds both, and raises them again when it has ended well: that is no failure.
+        signal.signal(number, lambda *_: None)
+    one = server(settings, host=host, port=port)
+    one.run()
+    return one.started

@@ -1,0 +1,56 @@
+"""The service says whether it lives, whether it can work, and what it counts."""
+
+import threading
+from collections.abc import Callable
+
+import httpx
+import pytest
+from live import Live, problem
+
+from aslconvert.service.context import Context
+from aslconvert.service.health import endpoints
+
+
+def test_it_lives_and_is_ready_without_a_key(live: Live) -> None:
+    assert httpx.get(f"{live.url}/v1/health").json()["status"] == "ok"
+    ready = httpx.get(f"{live.url}/v1/health/ready")
+    assert (ready.status_code, ready.json()["checks"]) == (200, {"database": "ok", "storage": "ok", "queue": "ok"})
+    assert problem(httpx.get(f"{live.url}/metrics")) == (404, "page_not_found")
+    assert problem(httpx.get(f"{live.url}/nothing")) == (404, "no_such_path")
+    assert problem(httpx.put(f"{live.url}/v1/jobs")) == (405, "method_not_allowed")
+
+
+def test_figures_count_requests_by_route(fresh: Callable[..., Live]) -> None:
+    live = fresh(metrics=True)
+    with live.client() as client:
+        client.get("/v1/jobs/one")
+        client.get("/v1/jobs/two")
+        client.get("/some/thing")
+        told = httpx.get(f"{live.url}/metrics").text
+    assert 'aslconvert_requests_total{method="GET",route="/v1/jobs/{job_id}",status="404"} 2.0' in told
+    assert 'aslconvert_requests_total{method="any",route="none",status="404"} 1.0' in told
+    assert "aslconvert_streams 0.0" in told
+    assert 'aslconvert_queue_oldest_seconds{queue="cpu"} 0.0' in told
+
+
+def test_nobody_waits_for_the_look_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def hang(_: Context) -> None:
+        entered.set()
+        leave.wait(30)
+
+    monkeypatch.setattr(endpoints, "_CHECKS", {"database": hang})
+    checks = endpoints.Checks()
+    context: Context = object()  # type: ignore[assignment]  # the check that hangs looks at nothing
+    first = threading.Thread(target=checks.of, args=(context,))
+    first.start()
+    assert entered.wait(30)
+    second: list[dict[str, str]] = []
+    waiting = threading.Thread(target=lambda: second.append(checks.of(context)))
+    waiting.start()
+    waiting.join(10)
+    assert second == [{"database": "no_answer"}]
+    leave.set()
+    first.join(30)
+    assert checks.of(context) == {"database": "ok"}

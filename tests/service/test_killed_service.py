@@ -1,0 +1,65 @@
+"""The service is killed at random moments of submissions: who asks again with the same key gets exactly one job."""
+
+import contextlib
+import random
+import threading
+import time
+from collections.abc import Callable
+
+import httpx
+from live import Live
+from test_jobs import asked
+
+ROUNDS = 4
+CLIENTS = 4
+
+
+def test_a_repeated_submission_makes_one_job_whenever_the_service_died(fresh: Callable[..., Live]) -> None:
+    live = fresh(running_jobs=10_000, requests_per_minute=1_000_000)
+    body = asked(live)
+    key = live.key()
+    chance = random.Random(7)
+    answered: dict[str, set[str]] = {}
+    lost = 0
+
+    def submit(name: str) -> None:
+        """Ask again and again under one key until there is an answer."""
+        nonlocal lost
+        deadline = time.monotonic() + 240
+        with live.client(key=key) as client:
+            while time.monotonic() < deadline:
+                with contextlib.suppress(httpx.TransportError):
+                    answer = client.post("/v1/jobs", json=body, headers={"Idempotency-Key": name})
+                    assert answer.status_code == 202, answer.text
+                    answered.setdefault(name, set()).add(answer.json()["id"])
+                    return
+                lost += 1
+                time.sleep(0.1)
+
+    for number in range(ROUNDS):
+        names = [f"{number}-{one}" for one in range(CLIENTS)]
+        threads = [threading.Thread(target=submit, args=(name,)) for name in names]
+        for thread in threads:
+            thread.start()
+        time.sleep(chance.uniform(0.0, 0.12))
+        live.kill()
+        live.start()
+        for thread in threads:
+            thread.join()
+        # Whether the first answer got through or not: the same key, the same job.
+        for name in names:
+            submit(name)
+    assert lost > 0, "nothing was killed in time"
+    assert {len(ids) for ids in answered.values()} == {1}
+    wanted = {job for ids in answered.values() for job in ids}
+    assert len(wanted) == ROUNDS * CLIENTS
+    found: set[str] = set()
+    with live.client(key=key) as client:
+        params = {"limit": "100"}
+        while True:
+            page = client.get("/v1/jobs", params=params).json()
+            found |= {job["id"] for job in page["items"]}
+            if page["next"] is None:
+                break
+            params["cursor"] = page["next"]
+    assert found == wanted
