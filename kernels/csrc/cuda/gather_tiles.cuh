@@ -93,17 +93,18 @@ __device__ __forceinline__ void sample_run(const LaneTaps<T>& taps, const char* 
   }
 }
 
-// Shifts that reach too far for the room, or rows whose channels lie too far apart: every tap from global memory.
+// Shifts that reach too far for the room, or rows whose channels lie too far apart: every tap from global memory. The
+// table, of the lane's channels, is then still there.
 template <typename T>
-__device__ __forceinline__ void sample_far(const LaneTaps<T>& taps, const Gather& gather, const T* image, int y, int x,
+__device__ __forceinline__ void sample_far(const TileTaps* table, const Gather& gather, const T* image, int y, int x,
                                            float unusable, int count, T* to) {
   constexpr int kEach = LaneTaps<T>::kEach;
 #pragma unroll 1
-  for (int i = 0; i < (taps.exists ? count : 0); ++i, to += gather.out_planes) {
+  for (int i = 0; i < count; ++i, to += gather.out_planes) {
     float value[kEach];
 #pragma unroll
     for (int r = 0; r < kEach; ++r) {
-      const TileTaps& row = taps.row[r];
+      const TileTaps row = table[r];
       value[r] = row.channel < 0 ? unusable : 0.0f;
       if (row.channel < 0) continue;
 #pragma unroll
@@ -176,8 +177,9 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks) gather_tiles_kernel
       }
     } else {
       const int64_t pixels = static_cast<int64_t>(gather.in_size[1]) * gather.in_size[2];
-      sample_far<T>(taps, gather, static_cast<const T*>(gather.in) + (place.image + run.image) * pixels * gather.in_planes,
-                    place.y + run.y, place.x + run.x, unusable, run.count, to);
+      const T* image = static_cast<const T*>(gather.in) + (place.image + run.image) * pixels * gather.in_planes;
+      sample_far<T>(table + lane * kEach, gather, image, place.y + run.y, place.x + run.x, unusable,
+                    taps.exists ? run.count : 0, to);
     }
   }
 }

@@ -11,7 +11,15 @@ namespace asl::cuda {
 
 constexpr int kLineBytes = 128, kChunkBytes = 16, kChunks = kLineBytes / kChunkBytes;
 constexpr int kTileThreads = 256, kTileWarps = kTileThreads / 32;
-constexpr int kTileBlocks = 4;    // on a multiprocessor: while one waits for its pixels, others work
+// Blocks on a multiprocessor: while one waits for its pixels, others work. As many as there is shared memory for, and
+// registers.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int kTileBlocks = 2;
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int kTileBlocks = 3;
+#else
+constexpr int kTileBlocks = 4;
+#endif
 constexpr int kTileLines = 440;   // with what the system takes of each block, four fit into 228 KB
 constexpr int kTileRun = 8;       // output pixels along x that a warp works on at once
 

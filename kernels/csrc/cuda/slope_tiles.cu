@@ -172,7 +172,9 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks) slope_tiles_kernel(
         if (channel < 0) break;
         const TileRun run(tiles, place, number);
         const T* from = upstream(run);
-        const char* corner = stage + first_tap + ((run.image * box.height + run.y) * box.width + run.x) * kLineBytes;
+        // The box of far shifts may be too wide for products of 32 bits.
+        const int line = box.fits ? (run.image * box.height + run.y) * box.width + run.x : 0;
+        const char* corner = stage + first_tap + line * kLineBytes;
         const T* x = static_cast<const T*>(given.x) + channel +
                      static_cast<int64_t>(place.image + run.image) * problem.size[1] * problem.size[2] * problem.channels;
 #pragma unroll 1
