@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from aslconvert.workers.storage.base import (
     VerifiedReader,
     checked_digest,
     checked_range,
+    is_digest,
 )
 
 
@@ -78,6 +80,14 @@ class LocalBlobs:
         """See `BlobStore.delete`."""
         with staging.coded():
             self._path(digest).unlink(missing_ok=True)
+
+    def stored(self) -> Iterator[Blob]:
+        """See `BlobStore.stored`; files of other names are not ours."""
+        with staging.coded():
+            for path in self.root.glob("[0-9a-f][0-9a-f]/*"):
+                if is_digest(path.name) and path.parent.name == path.name[:2]:
+                    with contextlib.suppress(FileNotFoundError):
+                        yield Blob(path.name, path.stat().st_size)
 
     def sweep(self, *, older_than: float) -> int:
         """See `BlobStore.sweep`."""
