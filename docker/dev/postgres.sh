@@ -1,0 +1,12 @@
+#!/bin/sh
+# The part of the official image's entry point that docker-compose.yml relies on.
+set -eu
+data=${PGDATA:-/var/lib/postgresql/data/pgdata}
+if [ ! -s "$data/PG_VERSION" ]; then
+    initdb --pgdata "$data" --username "$POSTGRES_USER" --pwfile "$POSTGRES_PASSWORD_FILE" --auth scram-sha-256 >/dev/null
+    echo "host all all all scram-sha-256" >>"$data/pg_hba.conf"
+    pg_ctl -D "$data" -w -o "-c listen_addresses=''" start >/dev/null
+    PGPASSWORD=$(cat "$POSTGRES_PASSWORD_FILE") createdb -U "$POSTGRES_USER" "$POSTGRES_DB"
+    pg_ctl -D "$data" -w stop >/dev/null
+fi
+exec "$@" -D "$data" -c "listen_addresses=*"
