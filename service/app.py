@@ -12,6 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from aslconvert.service import document, errors
 from aslconvert.service.context import Context
 from aslconvert.service.domains import ROUTERS, SERVICES
+from aslconvert.service.health.metrics import Counting, Figures
 from aslconvert.service.housekeeping import Housekeeping
 from aslconvert.service.jobs.hub import Hub
 from aslconvert.service.keys.audit import Denials
@@ -37,6 +38,7 @@ def create_app(settings: Settings) -> FastAPI:
             context = await anyio.to_thread.run_sync(_open, app, settings, stack)
             try:
                 async with Hub(context.jobs) as app.state.hub:
+                    app.state.figures.watch(context.jobs, app.state.hub)
                     yield
             finally:
                 # In a thread, as some of what is left here waits for threads that answer to this loop.
@@ -53,6 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.rates = Rates(settings.requests_per_minute)
     app.state.last_uses = LastUses()
     app.state.denials = Denials()
+    app.state.figures = Figures()
     errors.install(app)
     app.add_middleware(BodyLimit, most=settings.body_bytes, most_file=settings.upload_bytes)
     if settings.cors_origins:
@@ -64,6 +67,8 @@ def create_app(settings: Settings) -> FastAPI:
             expose_headers=["*"],
         )
     app.add_middleware(SecurityHeaders)
+    if settings.metrics:
+        app.add_middleware(Counting, figures=app.state.figures)
     document.install(app)
     for router in ROUTERS:
         app.include_router(router)

@@ -65,6 +65,8 @@ class Settings(BaseSettings):
     """For which finished jobs and their artifacts are kept."""
     webhook_private: bool = False
     """Whether webhooks may go to private and loopback addresses."""
+    webhook_retry_seconds: Annotated[float, Field(gt=0)] = 10.0
+    """Before the second try; each further pause is twice as long."""
     heartbeat_seconds: Annotated[float, Field(gt=0)] = 15.0
 
     @property

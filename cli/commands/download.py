@@ -32,9 +32,11 @@ def download(
                 raise JobFailed(found)
             paths = fetch(client, found, out, progress=progress)
         if json:
+            # One document: that what was asked for was missed, or what is there.
+            missed(found)
             write_json({"job": found, "files": paths}, stream)
-        else:
-            console = page(stream)
-            for path in paths:
-                console.print(f"  {path}", markup=False)
+            return
+        console = page(stream)
+        for path in paths:
+            console.print(f"  {path}", markup=False)
         missed(found)

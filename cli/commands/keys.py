@@ -97,7 +97,10 @@ def revoke(
 def bootstrap(
     *,
     name: Annotated[str, typer.Option("--name", help="What the key is for.")] = "bootstrap",
-    scope: Scopes = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option("--scope", metavar="|".join(SCOPES), help="What it may do; repeatable.", show_default="all"),
+    ] = None,
     expires: Days = None,
     tenant: Annotated[str, typer.Option("--tenant", help="Whose key it is.")] = "default",
     output: Annotated[

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import signal
+import socket
 from typing import Annotated
 
 import typer
 
 from aslconvert.cli import places
 from aslconvert.cli.console import answer_stream, say
+from aslconvert.converter.errors import InfrastructureError, UsageError
 
 
 def serve(
@@ -73,13 +74,27 @@ def serve(
         except ModuleNotFoundError as error:
             raise places.missing(error) from error
 
+        _require_free(host, port)
         if (found := first_key(settings)) is not None:
             key, path = found
             say(f"aslconvert: the first key is {key}\naslconvert: it is shown this once, and kept in '{path}'.")
         if host not in ("127.0.0.1", "::1", "localhost"):
             say("aslconvert: others can reach this service, and their keys travel unencrypted: put TLS before it.")
         say(f"aslconvert: serving at http://{host}:{port}, jobs run {'here' if settings.embedded else 'in workers'}.")
-        for number in (signal.SIGTERM, signal.SIGINT):
-            # The server takes these over, and raises them again once it has ended: an end that was asked for is fine.
-            signal.signal(number, lambda *_: None)
-        run(settings, host=host, port=port)
+        try:
+            run(settings, host=host, port=port)
+        except SystemExit as error:
+            # The server's own codes mean other things among ours.
+            told = "The service did not start, or did not end well: see the lines above."
+            raise InfrastructureError("service_failed", told) from error
+
+
+def _require_free(host: str, port: int) -> None:
+    """Raises UsageError before anything is written where the server could not listen."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.create_server((host, port), family=family):
+            pass
+    except OSError as error:
+        told = f"Nothing can listen at {host}, port {port}: {error.strerror or error}."
+        raise UsageError("address", told, hint="Name another --host or --port.") from error

@@ -133,8 +133,12 @@ def submit(
                 progress.note(f"Job {job.id}")
                 job = watch(client, job.id, progress)
         if json:
+            if wait:
+                # One document: that what was asked for was missed, or the job.
+                missed(job)
             write_json(job, stream)
-        else:
-            stream.write(f"{job.id}\n")
+            return
+        stream.write(f"{job.id}\n")
+        stream.flush()
         if wait:
             missed(job)

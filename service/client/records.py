@@ -150,6 +150,15 @@ class Artifact(Record):
     sha256: str
 
 
+class Metric(Record):
+    """A task metric on the test split with its 95 % interval."""
+
+    name: str
+    value: float
+    ci: tuple[float, float] | None = None
+    unit: str = ""
+
+
 class Variant(Record):
     """A variant with its figures: latencies in milliseconds, intervals of 95 %."""
 
@@ -159,8 +168,8 @@ class Variant(Record):
     speedup: float | None = None
     speedup_ci: tuple[float, float] | None = None
     latency_ms: float | None = None
-    metric: dict[str, Any] | float | None = None
-    loss: dict[str, Any] | float | None = None
+    metric: Metric | None = None
+    loss: float | None = None
     loss_ci: tuple[float, float] | None = None
     artifacts: tuple[Artifact, ...] = ()
 

@@ -17,6 +17,7 @@ from aslconvert.service.jobs.tables import job_inputs, webhooks
 from aslconvert.service.keys import usage
 from aslconvert.service.models import repository as models
 from aslconvert.service.security.callers import Caller
+from aslconvert.service.webhooks.guard import check_url
 from aslconvert.workers.database import Transaction
 from aslconvert.workers.jobs import Job, Kind, NewJob, Queue, State
 from aslconvert.workers.jobs.cancelling import remove
@@ -32,11 +33,13 @@ def enter(at: Transaction, context: Context, caller: Caller, asked: JobAsked) ->
 
     Raises:
         NotFound: no such model or data set for this tenant.
-        ServiceError: ``needs_data``.
+        ServiceError: ``needs_data``, ``webhook_url``.
         QuotaExceeded: ``quota_jobs``, ``quota_device_time``.
     """
     if asked.kind is JobKind.CONVERT and asked.dataset is None:
         raise ServiceError("needs_data", "A conversion needs data.", hint="Name a data set.")
+    if asked.webhook is not None:
+        check_url(asked.webhook.url, private=context.settings.webhook_private)
     model = models.find(at, asked.model, tenant=caller.tenant)
     payload: dict[str, Any] = {"model": model.blob, "options": _plain(asked.options)}
     if model.architecture:

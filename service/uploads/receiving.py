@@ -121,7 +121,7 @@ async def _pump(body: AsyncIterator[bytes], writer: _Writer, *, most: int, stall
         raise Stalled(stall) from error
     finally:
         # Also what came before the client went away: it need not come again.
-        if parts and left >= 0:
+        if parts:
             with CancelScope(shield=True):
                 await to_thread.run_sync(writer.write, b"".join(parts))
 

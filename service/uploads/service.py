@@ -168,7 +168,8 @@ class Uploads:
             lambda at: repository.in_state(at, UploadState.RECEIVING, place=self.staging.place)
         ):
             with self._free(upload.id):
-                if self.settle(upload).state is UploadState.EXPIRED:
+                self.settle(upload)
+                if upload.expires <= datetime.now(UTC):
                     self._expire(upload)
         for upload_id in set(self.staging.ids()) - known:
             with self._free(upload_id), self.staging.held(upload_id) as held:

@@ -9,12 +9,10 @@ from sqlalchemy import select
 from aslconvert.service.datasets.previews import forget
 from aslconvert.service.datasets.tables import previews
 from aslconvert.service.errors import Conflict
+from aslconvert.service.jobs.submission import drop
 from aslconvert.service.jobs.tables import job_inputs
-from aslconvert.service.keys.usage import keep_device_time
 from aslconvert.service.uploads.shelf import Shelf
 from aslconvert.workers.database import Transaction
-from aslconvert.workers.jobs import cancelling
-from aslconvert.workers.jobs.tables import attempts
 
 _COLUMNS = {"model": job_inputs.c.model_id, "dataset": job_inputs.c.dataset_id}
 _PREVIEWS = {"model": previews.c.model_id, "dataset": previews.c.dataset_id}
@@ -46,8 +44,7 @@ def take_away(at: Transaction, shelf: Shelf, resource_id: str, *, tenant: str, c
     if jobs and not cascade:
         raise InUse(shelf.type, resource_id, jobs)
     for job_id in jobs:
-        keep_device_time(at, tenant, attempts.c.job_id == job_id)
-        cancelling.remove(at, job_id, tenant=tenant)
+        drop(at, job_id, tenant=tenant)
     forget(at, _PREVIEWS[shelf.type] == resource_id)
     shelf.remove(at, resource_id, tenant=tenant)
     return jobs

@@ -13,8 +13,10 @@ import httpx
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "workers"))
 
 from live import Live
+from postgres import Cluster, cluster, programs
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +34,7 @@ def live(memory: Path) -> Iterator[Live]:
     service = Live(folder, requests_per_minute=1_000_000, running_jobs=10_000).start()
     yield service
     service.stop()
+    service.close()
 
 
 @pytest.fixture
@@ -45,7 +48,7 @@ def fresh(memory: Path) -> Iterator[Callable[..., Live]]:
 
     yield make
     for service in made:
-        service.kill()
+        service.close()
 
 
 @pytest.fixture
@@ -53,3 +56,13 @@ def client(live: Live) -> Iterator[httpx.Client]:
     """A client whose key may do everything."""
     with live.client() as opened:
         yield opened
+
+
+@pytest.fixture
+def postgres() -> Iterator[Cluster]:
+    """A server of one test's own, which may stop it."""
+    binaries = programs()
+    if binaries is None:
+        pytest.skip("NO POSTGRESQL HERE: nothing about it is tested; apt-get install postgresql")
+    with cluster(binaries) as server:
+        yield server

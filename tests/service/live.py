@@ -10,14 +10,19 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from aslconvert.service.keys.service import create_key
+from aslconvert.service.keys.service import create
 from aslconvert.service.security.callers import Scope
-from aslconvert.service.settings import Settings
+from aslconvert.service.security.secrets import Secrets
+from aslconvert.service.settings import Settings, master_secret
+from aslconvert.service.uploads.shelf import DATASETS, MODELS
+from aslconvert.workers.database import Database, Transaction
+from aslconvert.workers.storage import Blobs, open_blobs
 
 ALL = (Scope.READ, Scope.WRITE, Scope.ADMIN, Scope.OPERATOR)
 HERE = Path(__file__).parent
@@ -42,7 +47,7 @@ class Live:
             **os.environ,
             **{f"ASLCONVERT_{name.upper()}": value for name, value in self.settings.items()},
             # Where engines of tests are found.
-            "PYTHONPATH": str(HERE.parent / "workers"),
+            "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent / "workers")]),
         }
         command = [sys.executable, "-m", "aslconvert.service", "--port", str(self.port), "--folder", str(self.folder)]
         with self.log.open("ab") as log:
@@ -74,10 +79,40 @@ class Live:
         self.process = None
         return code
 
+    def close(self) -> None:
+        """Kill it if it runs, and let go of the database."""
+        self.kill()
+        if "_stores" in self.__dict__:
+            self._stores[2].close()
+
+    @cached_property
+    def _stores(self) -> tuple[Settings, Secrets, Database, Blobs]:
+        """What the service has open, opened here too; its tables are there since it started."""
+        settings = Settings(folder=self.folder, **self.settings)  # type: ignore[arg-type]  # read as the environment is
+        places = settings.places
+        database = Database(places.database_url)
+        blobs = open_blobs(places.storage or str(self.folder / "blobs"), staging_folder=self.folder / "staging")
+        return settings, Secrets(master_secret(settings)), database, Blobs(database, blobs)
+
     def key(self, *scopes: Scope, tenant: str = "default", expires_in: timedelta | None = None) -> str:
         """A new key with these scopes, or all."""
-        settings = Settings(folder=self.folder, **self.settings)  # type: ignore[arg-type]  # read as the environment is
-        return create_key(settings, name="test", tenant=tenant, scopes=scopes or ALL, expires_in=expires_in)
+        _, secrets, database, _ = self._stores
+        wanted = scopes or ALL
+        return database.write(
+            lambda at: create(at, secrets, name="test", tenant=tenant, scopes=wanted, expires_in=expires_in).text
+        )
+
+    def things(self, tenant: str = "default", *, content: bytes = b"a model") -> tuple[str, str]:
+        """The ids of a model and a data set that are simply there, as if they had been uploaded and vetted."""
+        _, _, database, blobs = self._stores
+        model, data = blobs.put([content]), blobs.put([content, b" and data"])
+
+        def work(at: Transaction) -> tuple[str, str]:
+            told: dict[str, Any] = {"tenant": tenant, "name": "test", "facts": {}}
+            one = MODELS.add(at, kind="pt2", size=model.size, sha256=model.hash, **told)
+            return one.id, DATASETS.add(at, kind="images", size=data.size, sha256=data.hash, **told).id
+
+        return database.write(work)
 
     def client(self, *scopes: Scope, tenant: str = "default", key: str | None = None) -> httpx.Client:
         """A client with a new key."""
@@ -95,3 +130,18 @@ def problem(answer: httpx.Response) -> tuple[int, str]:
 
 def codes(answers: Sequence[httpx.Response]) -> list[int]:
     return [answer.status_code for answer in answers]
+
+
+def ended(client: httpx.Client, job_id: str, *, seconds: float = 90) -> dict[str, Any]:
+    """The job once it has ended; polled as clients do."""
+    until, tag = time.monotonic() + seconds, ""
+    while True:
+        answer = client.get(f"/v1/jobs/{job_id}", headers={"If-None-Match": tag} if tag else {})
+        tag = answer.headers["etag"]
+        if answer.status_code == 200:
+            job: dict[str, Any] = answer.json()
+            if job["finished"] is not None:
+                return job
+        if time.monotonic() > until:
+            raise AssertionError(f"still {answer.text}")
+        time.sleep(0.05)

@@ -1,0 +1,1 @@
+"""What came of jobs: reports, variants and the files of both."""

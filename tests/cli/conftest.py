@@ -1,0 +1,7 @@
+"""Commands that talk to a service are tested with the parts of other rooms' tests."""
+
+import sys
+from pathlib import Path
+
+for room in ("service", "workers", "faults"):
+    sys.path.append(str(Path(__file__).resolve().parents[1] / room))
