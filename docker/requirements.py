@@ -1,4 +1,4 @@
-"""Prints what an image needs besides torch, one requirement a line, as pyproject.toml says it: `requirements.py api|worker`."""
+"""Prints what an image (`api` or `worker`) needs besides torch, one requirement a line, as pyproject.toml says it."""
 
 import pathlib
 import re
