@@ -37,7 +37,7 @@ take_wheels() {
 bootstrap() {
     mmdebstrap --quiet --variant=minbase --include="$2" \
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
-        --dpkgopt='path-exclude=/usr/share/locale/*' \
+        --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='force-unsafe-io' \
         "$suite" "$work/$1.tar" "deb http://deb.debian.org/debian $suite main" \
         "deb http://deb.debian.org/debian-security $suite-security main"
     mkdir "$work/$1"
@@ -76,9 +76,9 @@ for what in ${*:-python python-build redis postgres caddy}; do
         import redis --change 'USER redis' --change 'WORKDIR /data' --change 'CMD ["redis-server"]'
         ;;
     postgres)
-        bootstrap postgres postgresql-15,libnss-wrapper
+        bootstrap postgres postgresql-15
         install -m 755 "$here/postgres.sh" "$work/postgres/usr/local/bin/docker-entrypoint.sh"
-        mkdir -p "$work/postgres/var/lib/postgresql/data"
+        mkdir -p "$work/postgres/var/lib/postgresql/data" "$work/postgres/run/postgresql"
         chroot "$work/postgres" chown -R postgres:postgres /var/lib/postgresql /run/postgresql
         import postgres --change 'USER postgres' --change 'ENV PATH=/usr/lib/postgresql/15/bin:/usr/local/bin:/usr/bin:/bin' \
             --change 'ENTRYPOINT ["docker-entrypoint.sh"]' --change 'CMD ["postgres"]'

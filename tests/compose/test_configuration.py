@@ -44,7 +44,8 @@ def test_init_makes_secrets_once_and_they_are_nobody_elses(compose: Compose, tmp
 @pytest.mark.parametrize(
     "files",
     [(), ("--profile", "monitoring"), ("-f", "docker-compose.yml", "-f", "docker/compose.gpu.yml"),
-     ("-f", "docker-compose.yml", "-f", "docker/compose.webhooks.yml")],
+     ("-f", "docker-compose.yml", "-f", "docker/compose.webhooks.yml"),
+     ("-f", "docker-compose.yml", "-f", "docker/compose.sandbox.yml")],
 )  # fmt: skip
 def test_every_form_of_the_deployment_is_read(compose: Compose, files: tuple[str, ...]) -> None:
     compose.init()
@@ -65,6 +66,16 @@ def test_every_service_is_hardened(compose: Compose) -> None:
         assert "privileged" not in service, name
     assert {name for name, service in services.items() if "cap_add" in service} == {"proxy"}
     assert {name for name, service in services.items() if "ports" in service} == {"proxy", "grafana"}
+
+
+def test_the_whole_sandbox_is_for_workers_alone_and_keeps_what_else_holds_them(compose: Compose) -> None:
+    compose.init()
+    services = compose.config("-f", "docker-compose.yml", "-f", "docker/compose.sandbox.yml")["services"]
+    loose = {name for name, service in services.items() if service["security_opt"] != ["no-new-privileges:true"]}
+    assert loose == {"worker"}
+    assert "no-new-privileges:true" in services["worker"]["security_opt"]
+    assert services["worker"]["cap_drop"] == ["ALL"]
+    assert "--strict" in services["worker"]["command"]
 
 
 def test_only_the_proxy_and_what_people_look_at_has_a_way_out(compose: Compose) -> None:

@@ -163,6 +163,30 @@ def test_containers_are_what_compose_says(deployment: Deployment) -> None:
     assert health == {"api": "healthy", "worker": "healthy"}
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), {"files": True, "calls": True, "whole": False}),
+        (("seccomp=docker/seccomp-worker.json", "systempaths=unconfined"), {"network": "namespace", "whole": True}),
+    ],
+)
+def test_what_a_container_grants_the_sandbox(
+    deployment: Deployment, options: tuple[str, ...], expected: dict[str, object]
+) -> None:
+    look = "import json; from aslconvert.workers.sandbox.check import granted; print(json.dumps(dict(granted())))"
+    given = [word for option in ("no-new-privileges", *options) for word in ("--security-opt", option)]
+    command = ["docker", "run", "--rm", "--read-only", "--cap-drop=ALL", "--tmpfs=/tmp", *given]
+    told = subprocess.run(
+        [*command, "aslconvert-api", "python", "-c", look],
+        cwd=deployment.compose.folder, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    found = json.loads(told)
+    # Without a network namespace the calls that open sockets are refused.
+    assert found["network"] in ("namespace", "seccomp")
+    for name, value in expected.items():
+        assert (bool(found[name]) if value is True or value is False else found[name]) == value, found
+
+
 def test_a_worker_has_no_way_out_and_no_key_of_the_host(deployment: Deployment) -> None:
     look = (
         "import socket\n"
