@@ -171,6 +171,9 @@ def drain(
     timeout: Annotated[
         float | None, typer.Option("--timeout", min=0, help="Seconds to wait.", show_default="as long as it takes")
     ] = None,
+    stay: Annotated[
+        bool, typer.Option("--stay", help="Leave it idle: containers that end are started again. Needs Redis.")
+    ] = False,
     folder: places.Folder = places.DEFAULT_FOLDER,
     database_url: places.DatabaseUrl = None,
     redis: Redis = None,
@@ -183,9 +186,9 @@ def drain(
     with _deployment(folder=folder, database_url=database_url, redis=redis) as (settings, stream):
         from aslconvert.service.admin.draining import drain as let_end
 
-        ended = let_end(settings.places, name, wait=timeout, tell=say)
-        told = f"{name} has ended" if ended else f"{name} still has a job"
-        _answer(stream, {"worker": name, "ended": ended}, told, json)
+        ended = let_end(settings.places, name, wait=timeout, stay=stay, tell=say)
+        told = f"{name} has no job and takes none" if ended else f"{name} still has a job"
+        _answer(stream, {"worker": name, "drained": ended}, told, json)
         if not ended:
             raise typer.Exit(EXIT_WAITING)
 

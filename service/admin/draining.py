@@ -22,22 +22,31 @@ _QUIET_LOOKS: Final = 2
 
 
 def drain(
-    places: Places, name: str, *, wait: float | None = None, tell: Callable[[str], None] = lambda _: None
+    places: Places,
+    name: str,
+    *,
+    wait: float | None = None,
+    stay: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> bool:
-    """Tell a worker to take no new job and to end; whether it has ended, or at least has no job, within ``wait`` s.
+    """Tell a worker to take no new job and to end; whether it has no job any more within ``wait`` s.
+
+    ``stay`` leaves it idle, where whatever runs it would start it again; that needs Redis.
 
     With Redis any machine may say so; without, the one that the worker runs on, as it shares its folder. ``wait`` None
     waits as long as its job takes, 0 not at all: then the worker ends once its job does, but with Redis it goes on
     running without work until it is stopped.
 
     Raises:
-        UserError: ``worker_name``, ``no_such_worker``.
+        UserError: ``worker_name``, ``no_such_worker``, ``stay_needs_redis``.
         InfrastructureError: ``celery_missing``, ``broker_unavailable`` and what the database raises.
     """
     if not is_worker_name(name):
         raise UserError("worker_name", f"{name!r} is no name of a worker.", hint="Letters, digits, . _ and -.")
     until = None if wait is None else time.monotonic() + wait
     if places.redis is None:
+        if stay:
+            raise UserError("stay_needs_redis", "Only a worker that hears of jobs over Redis can be left idle.")
         if not is_at_work(places.work, name):
             raise UserError("no_such_worker", f"No worker called {name!r} works in {places.work}.")
         ask_to_drain(places.work, name)
@@ -52,7 +61,8 @@ def drain(
             return False
     finally:
         database.close()
-    control.end()
+    if not stay:
+        control.end()
     return True
 
 

@@ -55,7 +55,7 @@ def test_a_worker_that_looks_into_the_database_ends_after_its_job(
             clusters.wait_for(lambda: store.job(first).stage is not None)
             capfd.readouterr()
             assert main([*drain, "--timeout", "0"]) == 75
-            assert json.loads(capfd.readouterr().out) == {"worker": "alone", "ended": False}
+            assert json.loads(capfd.readouterr().out) == {"worker": "alone", "drained": False}
             assert main([*drain, "--timeout", "120"]) == 0
             assert process.wait(60) == 0
         assert [store.job(job).state for job in (first, second)] == [State.SUCCEEDED, State.QUEUED]
@@ -81,8 +81,12 @@ def test_a_worker_that_hears_of_jobs_ends_after_its_job_and_another_goes_on(
         second = count(cluster.store, cluster.blobs, 1)
         cluster.outbox.wake()
         capfd.readouterr()
+        assert main([*drain, "--timeout", "120", "--stay"]) == 0
+        assert json.loads(capfd.readouterr().out) == {"worker": name, "drained": True}
+        assert cluster.workers["one"].poll() is None
+        assert cluster.store.job(second).state is State.QUEUED
         assert main([*drain, "--timeout", "120"]) == 0
-        assert json.loads(capfd.readouterr().out) == {"worker": name, "ended": True}
+        capfd.readouterr()
         assert cluster.workers["one"].wait(60) == 0
         found = cluster.store.job(first)
         assert (found.state, found.attempts_made) == (State.SUCCEEDED, 1)
@@ -94,5 +98,6 @@ def test_a_worker_that_hears_of_jobs_ends_after_its_job_and_another_goes_on(
 
 
 def test_what_is_no_name_of_a_worker_is_told(place: Path) -> None:
+    assert main(["admin", "drain", "one", "--stay", "--folder", str(place)]) == 2
     assert main(["admin", "drain", "*", "--folder", str(place)]) == 2
     assert not (place / "work").exists()
