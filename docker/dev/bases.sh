@@ -73,6 +73,7 @@ for what in ${*:-python python-build redis postgres caddy}; do
         ;;
     redis)
         bootstrap redis redis-server
+        chroot "$work/redis" install -d -o redis -g redis /data
         import redis --change 'USER redis' --change 'WORKDIR /data' --change 'CMD ["redis-server"]'
         ;;
     postgres)
@@ -80,6 +81,7 @@ for what in ${*:-python python-build redis postgres caddy}; do
         install -m 755 "$here/postgres.sh" "$work/postgres/usr/local/bin/docker-entrypoint.sh"
         mkdir -p "$work/postgres/var/lib/postgresql/data" "$work/postgres/run/postgresql"
         chroot "$work/postgres" chown -R postgres:postgres /var/lib/postgresql /run/postgresql
+        chmod 3777 "$work/postgres/run/postgresql"
         import postgres --change 'USER postgres' --change 'ENV PATH=/usr/lib/postgresql/15/bin:/usr/local/bin:/usr/bin:/bin' \
             --change 'ENTRYPOINT ["docker-entrypoint.sh"]' --change 'CMD ["postgres"]'
         ;;

@@ -34,8 +34,8 @@ from torch import nn
 def factory():
     torch.manual_seed(0)
     net = nn.Sequential(
-        nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(),
-        nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 3, 3, padding=1),
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(16, 3, 3, padding=1),
     )
     return net, (torch.randn(1, 3, 32, 32),)
 """
@@ -127,14 +127,14 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     (folder / "net.py").write_text(NET)
     command = [sys.executable, "-m", "aslconvert.cli.main", "export", "net.py:factory", "-o", "model.pt2"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    numbers = numpy.random.default_rng(0).standard_normal((96, 3, 32, 32)).astype("float32")
+    numbers = numpy.random.default_rng(0).standard_normal((64, 3, 32, 32)).astype("float32")
     numpy.savez(folder / "data.npz", input=numbers)
     return folder / "model.pt2", folder / "data.npz"
 
 
 def submit(client: Client, inputs: tuple[Path, Path], *, budget: float) -> Job:
     model, data = client.upload_model(inputs[0]), client.upload_dataset(inputs[1])
-    return client.submit(model=model.id, dataset=data.id, options={"budget": budget, "max_drop": 1.0})
+    return client.submit(model=model.id, dataset=data.id, options={"budget_seconds": budget, "artifacts": ["portable"]})
 
 
 def fetched(client: Client, job: str, folder: Path) -> dict[str, str]:
@@ -214,7 +214,7 @@ def test_a_conversion_through_the_proxy(
 ) -> None:
     with deployment.client() as client:
         begun = time.monotonic()
-        ended = client.wait(submit(client, inputs, budget=10).id, timeout=900)
+        ended = client.wait(submit(client, inputs, budget=5).id, timeout=900)
         assert ended.state == "succeeded", ended
         record_property("seconds", time.monotonic() - begun)
         confined = next(event.data for event in client.events(ended.id) if event.kind == "confined")
@@ -229,7 +229,7 @@ def test_a_killed_container_loses_nothing(
     deployment: Deployment, inputs: tuple[Path, Path], tmp_path: Path, service: str
 ) -> None:
     with deployment.client() as client:
-        job = submit(client, inputs, budget=20)
+        job = submit(client, inputs, budget=10)
         wait_for(lambda: client.job(job.id).stage is not None)
         deployment.kill(service)
         ended = client.wait(job.id, timeout=900)
@@ -243,7 +243,7 @@ def test_a_restart_of_everything_loses_nothing(
     deployment: Deployment, inputs: tuple[Path, Path], tmp_path: Path
 ) -> None:
     with deployment.client() as client:
-        job = submit(client, inputs, budget=20)
+        job = submit(client, inputs, budget=10)
         wait_for(lambda: client.job(job.id).stage is not None)
         deployment.run("restart")
         deployment.up()
