@@ -30,7 +30,7 @@ ROOMS := kernels converter workers service cli
 LINKS := $(addprefix .dev/aslconvert/,$(ROOMS))
 NATIVE_SOURCES := $(wildcard CMakeLists.txt cmake/*.cmake kernels/build.py) $(shell find kernels/csrc -type f 2>/dev/null)
 
-.PHONY: setup demo test lint bench-kernels bench-peers bench-service zoo soak fuzz sanitize clean
+.PHONY: setup demo test lint bench-kernels bench-peers bench-service zoo soak compose-test fuzz sanitize clean
 
 setup: $(STAMPS)/installed $(STAMPS)/kernels
 
@@ -61,6 +61,10 @@ zoo: setup
 soak: setup $(STAMPS)/services
 	$(BIN)/python tests/faults/soak.py --runs $(SOAK_RUNS) --real 6
 	$(BIN)/python tests/workers/intake/fuzz.py --seconds 600
+
+# Builds the images and runs a deployment of them; without a container engine it says so and tests what needs none.
+compose-test: setup
+	PYTHON=$(BIN)/python docker/dev/test.sh
 
 fuzz: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/kernels/fuzz.py --seconds $(FUZZ_SECONDS)

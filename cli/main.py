@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from aslconvert.cli.commands import (
+    admin,
     bench,
     cancel,
     convert,
@@ -50,6 +51,7 @@ app.command("status", short_help="Show how jobs stand.")(status.status)
 app.command("cancel", short_help="Ask a job to stop.")(cancel.cancel)
 app.command("download", short_help="Fetch what a job wrote, checked.")(download.download)
 app.add_typer(keys.app, name="keys", short_help="Make, list and revoke API keys.")
+app.add_typer(admin.app, name="admin", short_help="Care for a deployment: backup, checks, workers.")
 app.command("doctor", short_help="Show what is built and what is missing.")(doctor.doctor)
 
 

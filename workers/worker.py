@@ -52,6 +52,7 @@ class Worker:
         self.name = name or f"{socket.gethostname()}-{os.getpid()}"
         if not _NAME.fullmatch(self.name):
             raise UserError("worker_name", f"{self.name!r} is no name of a worker.", hint="Letters, digits, . _ and -.")
+        self._draining = _drain_file(folder, self.name)
         self._queues = tuple(queues)
         self._lease = lease_seconds
         self._folder = folder
@@ -113,6 +114,10 @@ class Worker:
         self._something_new.set()
 
     def _next(self) -> Claim | None:
+        if self._draining.exists():
+            self._log.info("worker drains")
+            self.stop()
+            return None
         try:
             return self.store.claim(self._queues, worker=self.name, lease_seconds=self._lease)
         except Exception as error:  # noqa: BLE001  likewise
@@ -148,6 +153,35 @@ class Worker:
                 held.close()
                 raise UserError("worker_name", f"A worker called {self.name!r} works here already.") from error
         with held:
+            # Whoever asked an earlier worker of this name did not mean this one.
+            self._draining.unlink(missing_ok=True)
             yield
             remove_tree(self._folder / self.name)
+            self._draining.unlink(missing_ok=True)
             lock.unlink(missing_ok=True)
+
+
+def is_worker_name(name: str) -> bool:
+    """Whether a worker may be called so; nothing in such a name is special in a path or a pattern."""
+    return _NAME.fullmatch(name) is not None
+
+
+def ask_to_drain(folder: Path, name: str) -> None:
+    """Let the worker of this name that looks into the database end after its job; it works below ``folder``."""
+    _drain_file(folder, name).touch()
+
+
+def is_at_work(folder: Path, name: str) -> bool:
+    """Whether a worker of this name works below ``folder``, on this machine."""
+    try:
+        with (folder / f"{name}.lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
+def _drain_file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.drain"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from alembic import command
@@ -16,8 +16,8 @@ from aslconvert.workers.database.connect import Database, Transaction
 _ADVISORY_LOCK = 0x61736C6A  # "aslj": any number that nobody else locks
 
 
-def migrate(url: str, *, patience: float = 60.0) -> None:
-    """Create or upgrade the tables; nothing happens where they are current.
+def migrate(url: str, *, revision: str = "head", patience: float = 60.0) -> None:
+    """Create or upgrade the tables, by default to this version's; nothing happens where they are current.
 
     ``patience`` is for how many seconds another process may migrate at the same time.
 
@@ -25,7 +25,7 @@ def migrate(url: str, *, patience: float = 60.0) -> None:
         UserError: ``bad_database_url``.
         InfrastructureError: ``database_unavailable``, ``disk_full``.
     """
-    _run(url, patience, lambda config: command.upgrade(config, "head"))
+    _run(url, patience, lambda config: command.upgrade(config, revision))
 
 
 def downgrade(url: str, revision: str, *, patience: float = 60.0) -> None:
@@ -33,9 +33,14 @@ def downgrade(url: str, revision: str, *, patience: float = 60.0) -> None:
     _run(url, patience, lambda config: command.downgrade(config, revision))
 
 
+def revisions() -> Sequence[str]:
+    """Every revision that this version knows, its own first."""
+    return [one.revision for one in ScriptDirectory.from_config(_config()).walk_revisions()]
+
+
 def needs_migration(database: Database) -> bool:
     """Whether the tables are not those of this version."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
+    head = revisions()[0]
 
     def current(transaction: Transaction) -> str | None:
         return MigrationContext.configure(transaction.connection).get_current_revision()

@@ -64,6 +64,10 @@ class BlobStore(Protocol):
         """Remove it, if it is here."""
         ...
 
+    def stored(self) -> Iterator[Blob]:
+        """Every blob that is here, in no order."""
+        ...
+
     def sweep(self, *, older_than: float) -> int:
         """Remove what writers that died left behind more than ``older_than`` seconds ago; how many files."""
         ...
@@ -103,13 +107,18 @@ class VerifiedReader(io.RawIOBase):
         super().close()
 
 
+def is_digest(text: str) -> bool:
+    """Whether it is a SHA-256 in lower-case hexadecimal."""
+    return _DIGEST.fullmatch(text) is not None
+
+
 def checked_digest(digest: str) -> str:
     """The digest, which is about to become part of a path.
 
     Raises:
         BlobNotFound: it is none.
     """
-    if not _DIGEST.fullmatch(digest):
+    if not is_digest(digest):
         raise BlobNotFound(digest[:64])
     return digest
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import os
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from aslconvert.workers.storage.base import (
     VerifiedReader,
     checked_digest,
     checked_range,
+    is_digest,
 )
 
 
@@ -41,7 +44,12 @@ class LocalBlobs:
             # Whoever has another name of the file could still change it.
             movable = found.st_dev == self._under_way.stat().st_dev and found.st_nlink == 1
         if movable:
-            return self._promote(path, blob, admit)
+            try:
+                return self._promote(path, blob, admit)
+            except InfrastructureError as error:
+                # Two mounts of one file system, as volumes of containers are, look like one place and are not.
+                if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EXDEV:
+                    raise
         with staging.coded():
             file = path.open("rb")
         with file:
@@ -79,6 +87,14 @@ class LocalBlobs:
         with staging.coded():
             self._path(digest).unlink(missing_ok=True)
 
+    def stored(self) -> Iterator[Blob]:
+        """See `BlobStore.stored`; files of other names are not ours."""
+        with staging.coded():
+            for path in self.root.glob("[0-9a-f][0-9a-f]/*"):
+                if is_digest(path.name) and path.parent.name == path.name[:2]:
+                    with contextlib.suppress(FileNotFoundError):
+                        yield Blob(path.name, path.stat().st_size)
+
     def sweep(self, *, older_than: float) -> int:
         """See `BlobStore.sweep`."""
         return staging.sweep(self._under_way, older_than=older_than)
@@ -108,9 +124,10 @@ class LocalBlobs:
             if not target.parent.is_dir():
                 target.parent.mkdir(exist_ok=True)
                 _sync_folder(self.root)
-            path.chmod(0o400)  # content under its hash is never written again
             # Also over a blob that is there: the same bytes again, which mends one that was damaged.
             os.replace(path, target)
+            # What has its hash is never written again. Not before: a file that stays is still its owner's to write.
+            target.chmod(0o400)
             _sync_folder(target.parent)
         return blob
 

@@ -21,6 +21,7 @@ from aslconvert.workers.storage.base import (
     VerifiedReader,
     checked_digest,
     checked_range,
+    is_digest,
 )
 
 if TYPE_CHECKING:
@@ -82,6 +83,15 @@ class ObjectBlobs:
         """See `BlobStore.delete`."""
         with contextlib.suppress(BlobNotFound), _coded(digest):
             obstore.delete(self._store, _key(digest))
+
+    def stored(self) -> Iterator[Blob]:
+        """See `BlobStore.stored`."""
+        with _coded(""):
+            for page in obstore.list(self._store):
+                for found in page:
+                    name = found["path"].rpartition("/")[2]
+                    if is_digest(name) and found["path"] == _key(name):
+                        yield Blob(name, found["size"])
 
     def sweep(self, *, older_than: float) -> int:
         """See `BlobStore.sweep`; unfinished uploads are for the bucket's own lifecycle rule."""

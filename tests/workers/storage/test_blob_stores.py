@@ -112,6 +112,17 @@ def test_what_is_put_can_be_read(place: Place, tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
+def test_all_that_is_stored_is_told_once_and_nothing_else(place: Place) -> None:
+    assert list(place.store.stored()) == []
+    put = [place.store.put([str(number).encode()]) for number in range(5)]
+    obstore.put(place.raw, f"{DIGEST[:2]}/notes.txt", b"not ours")
+    obstore.put(place.raw, f"zz/{DIGEST}", b"nor this")
+    key = sorted(put, key=lambda blob: blob.hash)
+    assert sorted(place.store.stored(), key=lambda blob: blob.hash) == key
+    place.store.delete(put[0].hash)
+    assert {blob.hash for blob in place.store.stored()} == {blob.hash for blob in put[1:]}
+
+
 def test_an_empty_blob(place: Place) -> None:
     blob = place.store.put([])
     assert blob.hash == hashlib.sha256(b"").hexdigest()

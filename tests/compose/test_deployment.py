@@ -1,0 +1,286 @@
+"""A real engine, real images: conversions through the proxy, every container killed in turn, backup and restore.
+
+`make compose-test` builds the images, on stand-ins for the bases where no registry is reached, and runs this. Tests are
+in order, on one deployment, since starting it is what takes the time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deployment import Compose, has, laid
+
+from aslconvert.service.client import Client
+from aslconvert.service.client.records import Job
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+PORT = 18443
+SERVICES = ("worker", "api", "redis", "postgres", "proxy")
+NET = """
+import torch
+from torch import nn
+
+
+def factory():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(16, 3, 3, padding=1),
+    )
+    return net, (torch.randn(1, 3, 32, 32),)
+"""
+
+
+class Deployment:
+    """What runs, and how it is reached from outside."""
+
+    def __init__(self, compose: Compose, files: tuple[str, ...]) -> None:
+        self.compose, self.files = compose, files
+        self.server = f"https://{socket.gethostname()}:{PORT}"
+        self.key = ""
+
+    def run(self, *words: str, check: bool = True) -> str:
+        return self.compose.run(*self.files, *words, check=check).stdout
+
+    def up(self) -> None:
+        self.run("up", "-d", "--no-build", "--wait", "--wait-timeout", "300")
+
+    def admin(self, *words: str) -> Any:
+        told = self.run("exec", "-T", "api", "aslconvert-entrypoint", "aslconvert", "admin", *words, "--json")
+        return json.loads(told)
+
+    def container(self, service: str) -> dict[str, Any]:
+        name = self.run("ps", "-q", "--all", service).split()[0]
+        found: list[dict[str, Any]] = json.loads(_docker("inspect", name))
+        return found[0]
+
+    def kill(self, service: str) -> None:
+        """`kill -9` of the container's first process; its restart policy brings it back."""
+        before = self.container(service)["State"]
+        os.kill(before["Pid"], 9)
+        wait_for(lambda: self.container(service)["State"]["StartedAt"] != before["StartedAt"])
+
+    def client(self) -> Client:
+        return Client(self.server, self.key)
+
+
+def _docker(*words: str) -> str:
+    return subprocess.run(["docker", *words], capture_output=True, text=True, check=True).stdout
+
+
+def wait_for(condition: Callable[[], bool], *, seconds: float = 300.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.25)
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    if not has(["docker", "info"]) or os.getuid() != 0:
+        pytest.skip("NO CONTAINER ENGINE HERE: nothing about running containers is tested; see `make compose-test`")
+    if not has(["docker", "image", "inspect", "aslconvert-api", "aslconvert-worker-cpu"]):
+        pytest.skip("NO IMAGES HERE: `make compose-test` builds them")
+    folder = tmp_path_factory.mktemp("deployment")
+    compose = laid(folder)
+    compose.init(socket.gethostname())
+    with (folder / ".env").open("a") as file:
+        file.write(
+            f"COMPOSE_PROJECT_NAME=asltest\nASLCONVERT_HTTPS_PORT={PORT}\nASLCONVERT_HTTP_PORT=18080\n"
+            f"ASLCONVERT_PUBLIC_URL=https://{socket.gethostname()}:{PORT}\nASLCONVERT_TLS=tls internal\n"
+            "WORKER_CPUS=1\nAPI_CPUS=1\n"
+        )
+    standing_in = has(["docker", "image", "inspect", "aslconvert-dev/caddy"])
+    files = ("--env-file", ".env", "--env-file", "docker/dev/env") if standing_in else ()
+    one = Deployment(compose, files)
+    try:
+        one.up()
+        authority = folder / "root.crt"
+        found = "/data/caddy/pki/authorities/local/root.crt"
+        wait_for(lambda: bool(one.run("exec", "-T", "proxy", "cat", found, check=False)))
+        authority.write_text(one.run("exec", "-T", "proxy", "cat", found))
+        one.key = one.admin("create-key", "--name", "test")["key"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SSL_CERT_FILE", str(authority))
+            yield one
+    finally:
+        (folder / "logs").write_text(one.run("logs", "--no-color", check=False))
+        one.run("down", "--volumes", "--timeout", "20", check=False)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A small network, and numbers for it."""
+    import numpy
+
+    folder = tmp_path_factory.mktemp("inputs")
+    (folder / "net.py").write_text(NET)
+    command = [sys.executable, "-m", "aslconvert.cli.main", "export", "net.py:factory", "-o", "model.pt2"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    numbers = numpy.random.default_rng(0).standard_normal((64, 3, 32, 32)).astype("float32")
+    numpy.savez(folder / "data.npz", input=numbers)
+    return folder / "model.pt2", folder / "data.npz"
+
+
+def submit(client: Client, inputs: tuple[Path, Path], *, budget: float) -> Job:
+    model, data = client.upload_model(inputs[0]), client.upload_dataset(inputs[1])
+    return client.submit(model=model.id, dataset=data.id, options={"budget_seconds": budget, "artifacts": ["portable"]})
+
+
+def fetched(client: Client, job: str, folder: Path) -> dict[str, str]:
+    """Every artifact, which the client has compared with its hash, and the report."""
+    found = {}
+    for artifact in client.artifacts(job):
+        path = client.download(artifact, folder / artifact.name)
+        found[artifact.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert found[artifact.name] == artifact.sha256
+    report = json.dumps(client.report(job), sort_keys=True)
+    return {**found, "report": hashlib.sha256(report.encode()).hexdigest()}
+
+
+def test_containers_are_what_compose_says(deployment: Deployment) -> None:
+    for service in SERVICES:
+        found = deployment.container(service)
+        host = found["HostConfig"]
+        assert host["ReadonlyRootfs"] is True, service
+        assert host["CapDrop"] == ["ALL"], service
+        assert host["SecurityOpt"] == ["no-new-privileges:true"], service
+        assert host["Memory"] > 0, service
+        assert service == "proxy" or found["Config"]["User"] not in ("", "root", "0"), service
+        for text in found["Config"]["Env"]:
+            assert not any(len(word) == 64 for word in text.replace(":", "=").replace("@", "=").split("=")), service
+    health = {service: deployment.container(service)["State"]["Health"]["Status"] for service in ("api", "worker")}
+    assert health == {"api": "healthy", "worker": "healthy"}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), {"files": True, "calls": True, "whole": False}),
+        (("seccomp=docker/seccomp-worker.json", "systempaths=unconfined"), {"network": "namespace", "whole": True}),
+    ],
+)
+def test_what_a_container_grants_the_sandbox(
+    deployment: Deployment, options: tuple[str, ...], expected: dict[str, object]
+) -> None:
+    look = "import json; from aslconvert.workers.sandbox.check import granted; print(json.dumps(dict(granted())))"
+    given = [word for option in ("no-new-privileges", *options) for word in ("--security-opt", option)]
+    command = ["docker", "run", "--rm", "--read-only", "--cap-drop=ALL", "--tmpfs=/tmp", *given]
+    told = subprocess.run(
+        [*command, "aslconvert-api", "python", "-c", look],
+        cwd=deployment.compose.folder, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    found = json.loads(told)
+    # Without a network namespace the calls that open sockets are refused.
+    assert found["network"] in ("namespace", "seccomp")
+    for name, value in expected.items():
+        assert (bool(found[name]) if value is True or value is False else found[name]) == value, found
+
+
+def test_a_worker_has_no_way_out_and_no_key_of_the_host(deployment: Deployment) -> None:
+    look = (
+        "import socket\n"
+        "for host in ('192.0.2.1', 'api', 'postgres'):\n"
+        "    try:\n"
+        "        socket.create_connection((host, 5432 if host == 'postgres' else 8765), timeout=3); print(host)\n"
+        "    except OSError: pass\n"
+    )
+    told = deployment.run("exec", "-T", "worker", "python", "-c", look)
+    assert told.split() == ["api", "postgres"]
+    assert deployment.run("exec", "-T", "worker", "id", "-u").strip() == "10001"
+
+
+def test_the_proxy_passes_no_figures_on(deployment: Deployment) -> None:
+    import httpx
+
+    with httpx.Client(base_url=deployment.server) as client:
+        assert client.get("/v1/health").json()["status"] == "ok"
+        assert client.get("/metrics").status_code == 404
+        assert client.get("/v1/models").status_code == 401
+
+
+def test_a_conversion_through_the_proxy(
+    deployment: Deployment, inputs: tuple[Path, Path], tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    with deployment.client() as client:
+        begun = time.monotonic()
+        ended = client.wait(submit(client, inputs, budget=5).id, timeout=900)
+        assert ended.state == "succeeded", ended
+        record_property("seconds", time.monotonic() - begun)
+        confined = next(event.data for event in client.events(ended.id) if event.kind == "confined")
+        record_property("confined", json.dumps(confined))
+        assert confined["calls"] == "seccomp"
+        assert confined["network"] in ("namespace", "seccomp")
+        assert fetched(client, ended.id, tmp_path)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_killed_container_loses_nothing(
+    deployment: Deployment, inputs: tuple[Path, Path], tmp_path: Path, service: str
+) -> None:
+    with deployment.client() as client:
+        job = submit(client, inputs, budget=10)
+        wait_for(lambda: client.job(job.id).stage is not None)
+        deployment.kill(service)
+        ended = client.wait(job.id, timeout=900)
+        assert ended.state == "succeeded", ended
+        assert ended.attempt <= 2
+        assert fetched(client, ended.id, tmp_path)
+        assert sum(event.kind == "succeeded" for event in client.events(job.id)) == 1
+
+
+def test_a_restart_of_everything_loses_nothing(
+    deployment: Deployment, inputs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with deployment.client() as client:
+        job = submit(client, inputs, budget=10)
+        wait_for(lambda: client.job(job.id).stage is not None)
+        deployment.run("restart")
+        deployment.up()
+        ended = client.wait(job.id, timeout=900)
+        assert ended.state == "succeeded", ended
+        assert fetched(client, ended.id, tmp_path)
+
+
+def test_backup_wipe_and_restore(deployment: Deployment, tmp_path: Path) -> None:
+    assert deployment.admin("fsck", "--deep")["findings"] == []
+    with deployment.client() as client:
+        before = {job.id: fetched(client, job.id, tmp_path / job.id) for job in client.jobs()}
+        counts = len(list(client.models())), len(list(client.datasets()))
+    made = deployment.admin("backup", "/data/backup")
+    kept = deployment.compose.folder / "backup"
+    deployment.run("cp", "api:/data/backup", str(kept))
+    deployment.run("down", "--volumes")
+    deployment.run("up", "-d", "--no-build", "--wait", "postgres", "redis")
+    subprocess.run(["chmod", "-R", "a+rX", str(kept)], check=True)
+    restore = ("aslconvert", "admin", "restore", "/backup", "--json")
+    told = deployment.run("run", "--rm", "-T", "--no-deps", "-v", f"{kept}:/backup:ro", "api", *restore)
+    restored = json.loads(told)
+    assert (restored["blobs"], restored["blob_bytes"]) == (made["blobs"], made["blob_bytes"])
+    assert restored["keys_work"] is True
+    deployment.up()
+    found = "/data/caddy/pki/authorities/local/root.crt"
+    wait_for(lambda: bool(deployment.run("exec", "-T", "proxy", "cat", found, check=False)))
+    Path(os.environ["SSL_CERT_FILE"]).write_text(deployment.run("exec", "-T", "proxy", "cat", found))
+    with deployment.client() as client:
+        assert {job.id: fetched(client, job.id, tmp_path / "again" / job.id) for job in client.jobs()} == before
+        assert (len(list(client.models())), len(list(client.datasets()))) == counts
+    assert deployment.admin("fsck", "--deep")["findings"] == []
+
+
+def test_no_layer_holds_a_secret(deployment: Deployment) -> None:
+    folder = deployment.compose.folder / "docker" / "secrets"
+    secrets = [word for path in folder.iterdir() for word in path.read_text().split() if len(word) >= 64]
+    for image in ("aslconvert-api", "aslconvert-worker-cpu"):
+        told = _docker("history", "--no-trunc", image) + _docker("inspect", image)
+        assert not any(word in told for word in secrets)
