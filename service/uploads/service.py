@@ -59,10 +59,11 @@ class Uploads:
         self._database, self._settings = database, settings
         self.staging, self.digests, self.vet = staging, digests, vet
 
-    def announce(
-        self, at: Transaction, *, tenant: str, about: Metadata, size: int, admit: Callable[[], None]
-    ) -> Upload:
-        """A new upload, within the transaction of the answer that tells of it; ``admit`` raises for want of room.
+    def prepare(self, size: int) -> str:
+        """The id of a new upload, whose file is there: of one that is not announced it is swept.
+
+        Not within a transaction, since it waits for the disk, and others would wait with it. A row without its file
+        would be lost, so the file is first.
 
         Raises:
             TooLarge: it is larger than the service takes.
@@ -70,11 +71,16 @@ class Uploads:
         most = self._settings.upload_bytes
         if size > most:
             raise TooLarge("upload_too_large", f"An upload has at most {most} bytes.")
+        upload_id = new_id()
+        self.staging.create(upload_id)
+        return upload_id
+
+    def announce(
+        self, at: Transaction, upload_id: str, *, tenant: str, about: Metadata, size: int, admit: Callable[[], None]
+    ) -> Upload:
+        """A prepared upload, in the transaction of the answer that tells of it; ``admit`` raises for want of room."""
         repository.one_at_a_time(at, tenant)
         admit()
-        upload_id = new_id()
-        # Before the commit: a file that no row names is swept, a row without its file would be lost.
-        self.staging.create(upload_id)
         return repository.add(
             at,
             upload_id,

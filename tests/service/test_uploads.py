@@ -84,11 +84,13 @@ def test_creation_with_the_first_bytes(tus: Tus) -> None:
     assert tus.offset(wrong.headers["location"]) == 0
 
 
-def test_a_repeated_announcement_is_one_upload(tus: Tus) -> None:
+def test_a_repeated_announcement_is_one_upload(live: Live, tus: Tus) -> None:
     key = {"Idempotency-Key": "one"}
+    before = len(staged(live.folder))
     places = {tus.announce(500, headers=key).headers["location"] for _ in range(3)}
     assert len(places) == 1
     assert problem(tus.announce(501, headers=key)) == (422, "idempotency_mismatch")
+    assert len(staged(live.folder)) == before + 1
 
 
 def test_a_wrong_checksum_keeps_nothing_and_the_right_one_goes_on(tus: Tus) -> None:
