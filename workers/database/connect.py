@@ -30,7 +30,8 @@ KEPT, MORE = 5, 45
 """Connections that stay open, and more that there may be: the service answers in 40 threads, and some work beside."""
 
 _NO_SERVER = frozenset({
-    "AdminShutdown", "CannotConnectNow", "ConnectionTimeout", "InterfaceError", "OperationalError", "TooManyConnections",
+    "AdminShutdown", "CannotConnectNow", "ConnectionTimeout", "InterfaceError", "OperationalError",
+    "TooManyConnections",
 })  # fmt: skip
 _TRY_AGAIN = frozenset({"40001", "40P01"})  # serialization failure, deadlock: the server has rolled back
 
