@@ -269,8 +269,13 @@ def _break_off(live: Live, tus: Tus, place: str, data: bytes, headers: dict[str,
     }  # fmt: skip
     head = f"PATCH {place} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in told.items()) + "\r\n"
     with socket.create_connection(("127.0.0.1", live.port)) as line:
-        line.sendall(head.encode() + data[: 2_000_000 - offset if offset < 1_000_000 else len(data) // 2])
-        time.sleep(0.3)
+        line.sendall(head.encode() + data[: 2_000_000 if offset == 0 else len(data) // 2])
+        until = time.monotonic() + 60
+        part = live.folder / "uploads" / f"{place.rpartition('/')[2]}.part"
+        # Not before the request has written, or with a checksum its mark. Asking would take the lock from it.
+        while part.stat().st_size == offset and not part.with_suffix(".mark").exists():
+            assert time.monotonic() < until
+            time.sleep(0.01)
 
 
 def _settled(tus: Tus, place: str) -> int:
