@@ -177,8 +177,8 @@ async def upload_form(
         await to_thread.run_sync(lambda: context.database.read(lambda at: check(at)))
     upload_id = new_id()
     with ExitStack() as stack:
-        await to_thread.run_sync(uploads.staging.create, upload_id)
-        held = await to_thread.run_sync(lambda: stack.enter_context(uploads.staging.held(upload_id)))
+        await finished(partial(uploads.staging.create, upload_id))
+        held = await finished(lambda: stack.enter_context(uploads.staging.held(upload_id)))
         digest = hashlib.sha256()
         storing = False
         try:

@@ -9,8 +9,6 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
 
-from anyio import to_thread
-
 from aslconvert.service.errors import Conflict, ServiceError, TooLarge
 from aslconvert.service.settings import Settings
 from aslconvert.service.uploads import repository
@@ -132,7 +130,7 @@ class Uploads:
             Conflict: ``upload_ended``.
         """
         with ExitStack() as stack:
-            upload, held = await to_thread.run_sync(self._opened, stack, upload_id, tenant)
+            upload, held = await finished(partial(self._opened, stack, upload_id, tenant))
             if held.offset != offset:
                 raise WrongOffset(held.offset)
             if promised is not None and offset + promised > upload.bytes:
