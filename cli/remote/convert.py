@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aslconvert.cli.remote.fetching import fetch
 from aslconvert.cli.remote.outcomes import missed, model_refused, opened
 from aslconvert.cli.remote.packing import declared_beside, sendable_data, sendable_model
+from aslconvert.cli.remote.resuming import Left, asked_of, forget, found, leave
 from aslconvert.cli.remote.watching import bytes_of, watch
-from aslconvert.converter.errors import UsageError
+from aslconvert.converter.errors import UsageError, UserError
 from aslconvert.converter.options import ConvertOptions
-from aslconvert.service.client import Client, Job, JobFailed, NotFound, UploadFailed
+from aslconvert.service.client import Client, ClientError, Job, JobFailed, NotFound, UploadFailed
 
 if TYPE_CHECKING:
     from aslconvert.cli.progress import RichProgress
     from aslconvert.converter.report.schema import Report
-
-STATE = ".aslconvert-job.json"
-"""In the folder of a conversion while its job is under way: what `--resume` goes on with."""
 
 HERE_ONLY = ("dry_run", "plan", "dump_passes")
 """Options of files and ways of this machine."""
@@ -49,15 +45,22 @@ def convert_there(
     blocking = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
     if blocking is not None:
         raise UsageError("out", f"'{blocking}' is a file: nothing can be written into '{out}'.", hint="Name a folder.")
+    asked = asked_of(model, data, job_options(declared_beside(data, options)))
     with opened(server, key_file) as client:
-        job = _left(client, out) if options.resume else None
+        address = client.connection.server
+        left = found(out, server=address, asked=asked) if options.resume else Left(address, asked)
+        job = None if left.job is None else _known(client, left.job)
         if job is None:
-            job = submit(client, model, data=data, options=options, progress=progress)
-            _leave(client, job, out)
-        progress.note(f"Job {job.id} at {client.connection.server}")
+            # A job that was deleted needs another key: the old one would be told of it.
+            left = left if left.job is None else Left(address, asked)
+            # Before the job starts: whatever ends this process now, the same key finds it again.
+            leave(out, left)
+            job = _started(client, model, data, out, options=options, key=left.key, progress=progress)
+            leave(out, replace(left, job=job.id))
+        progress.note(f"Job {job.id} at {address}")
         ended = _until_it_ends(client, job, out, progress)
         fetch(client, ended, out, progress=progress)
-    _forget(out)
+    forget(out)
     missed(ended)
     from aslconvert.converter.report.schema import read_report
 
@@ -127,40 +130,29 @@ def _json(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _until_it_ends(client: Client, job: Job, out: Path, progress: RichProgress) -> Job:
+def _started(
+    client: Client, model: str, data: str, out: Path, *, options: ConvertOptions, key: str, progress: RichProgress
+) -> Job:
     try:
-        return watch(client, job.id, progress)
-    except JobFailed:
-        # It has ended: there is nothing to go on with. Whatever else is raised, the job may be waited for again.
-        _forget(out)
+        return submit(client, model, data=data, options=options, progress=progress, idempotency_key=key)
+    except (ClientError, UserError) as error:
+        # Of what is refused nothing goes on; whatever else happened, the job may have started.
+        if error.kind == "user":
+            forget(out)
         raise
 
 
-def _leave(client: Client, job: Job, out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    (out / STATE).write_text(json.dumps({"job": job.id, "server": client.connection.server}))
-
-
-def _left(client: Client, out: Path) -> Job | None:
-    try:
-        found: Mapping[str, str] = json.loads((out / STATE).read_text())
-        job_id, address = found["job"], found["server"]
-    except FileNotFoundError:
-        raise UsageError(
-            "nothing_to_resume", f"'{out}' holds no job that was interrupted.", hint="Run without --resume."
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError("damaged_state", f"'{out / STATE}' cannot be read.", hint="Run without --resume.") from error
-    if address != client.connection.server:
-        raise UsageError("resume_mismatch", f"The job in '{out}' runs at {address}.", hint=f"--server {address}")
+def _known(client: Client, job_id: str) -> Job | None:
     try:
         return client.job(job_id)
     except NotFound:
         return None
 
 
-def _forget(out: Path) -> None:
-    (out / STATE).unlink(missing_ok=True)
-    # As after a run here that was refused: no folder where nothing is in it.
-    with contextlib.suppress(OSError):
-        out.rmdir()
+def _until_it_ends(client: Client, job: Job, out: Path, progress: RichProgress) -> Job:
+    try:
+        return watch(client, job.id, progress)
+    except JobFailed:
+        # It has ended: there is nothing to go on with. Whatever else is raised, the job may be waited for again.
+        forget(out)
+        raise

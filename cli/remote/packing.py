@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import tarfile
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +22,8 @@ from aslconvert.workers.intake.images import EXTENSIONS
 PREFIX = "arch:"
 NO_DATA = "none"
 DECLARATION = "data.toml"
+KEPT_SECONDS = 7 * 86400.0
+"""For which a folder's tar waits to be sent again: as long as a service remembers an upload."""
 
 
 @dataclass(frozen=True)
@@ -101,16 +105,35 @@ def declared_beside(spec: str, options: ConvertOptions) -> ConvertOptions:
     return replace(options, **beside)
 
 
+def listed(folder: Path) -> str:
+    """A digest of what is sent of a folder, by its files' names, sizes and times."""
+    words = hashlib.sha256(str(folder.resolve()).encode())
+    for path in _files(folder):
+        found = path.stat()
+        words.update(f"\n{path.relative_to(folder)} {found.st_size} {found.st_mtime_ns}".encode())
+    return words.hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and _wanted(path, folder))
+
+
+def _sweep(packed: Path) -> None:
+    """Remove what runs have left that were killed and never run again."""
+    old = time.time() - KEPT_SECONDS
+    for path in packed.glob("*"):
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime < old:
+                path.unlink()
+
+
 def _packed(folder: Path) -> Path:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and _wanted(path, folder))
+    files = _files(folder)
     if not files:
         raise UsageError("data_empty", f"'{folder}' holds no images.", hint="Name a folder of images.")
     # Named after what is in it: a command that is run again finds its tar, and the client how much of it was sent.
-    words = hashlib.sha256(str(folder.resolve()).encode())
-    for path in files:
-        found = path.stat()
-        words.update(f"\n{path.relative_to(folder)} {found.st_size} {found.st_mtime_ns}".encode())
-    target = cache_folder() / "packed" / f"{words.hexdigest()}.tar"
+    target = cache_folder() / "packed" / f"{listed(folder)}.tar"
+    _sweep(target.parent)
     if target.is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

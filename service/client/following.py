@@ -12,7 +12,7 @@ import httpx
 from aslconvert.service.client.downloads import IDENTITY
 from aslconvert.service.client.errors import Misuse, Refused, Unreachable, WaitTimeout
 from aslconvert.service.client.records import Event, Job, Listing
-from aslconvert.service.client.retries import Retry, Tries, call, refused, unreachable
+from aslconvert.service.client.retries import Late, Retry, Tries, call, refused, unreachable
 from aslconvert.service.client.steps import Close, Emit, Open, Pause, Read, Request, Steps, Stream
 
 SILENCE_SECONDS = 45.0
@@ -59,7 +59,15 @@ def follow(job_id: str, *, retry: Retry, after: int = 0, deadline: float | None 
         WaitTimeout: the deadline has passed.
         Unreachable, Refused: no server has answered for as long as the retry is patient.
     """
-    tries = Tries(retry)
+    try:
+        return (yield from _follow(job_id, retry, after, deadline))
+    except Late as late:
+        told = f"Nothing was heard of job {job_id} any more: {late.__cause__}"
+        raise WaitTimeout("wait_timeout", told, hint="It may go on; wait again.") from late
+
+
+def _follow(job_id: str, retry: Retry, after: int, deadline: float | None) -> Steps[Job]:
+    tries = Tries(retry, deadline=deadline)
     seen, barren = after, 0
     while barren < STREAM_TRIES and _left(deadline) > NEAR_SECONDS:
         try:
@@ -70,7 +78,7 @@ def follow(job_id: str, *, retry: Retry, after: int = 0, deadline: float | None 
             yield from tries.after(error)
             continue
         if told.ended:
-            return (yield from job(job_id, retry))
+            return (yield from job(job_id, retry, deadline=deadline))
         seen = told.seen
         if told.heard:
             tries.reset()
@@ -154,15 +162,16 @@ def _poll(job_id: str, seen: int, *, retry: Retry, deadline: float | None) -> St
     """The same events from lists; the job, asked for before them, tells when no more can come."""
     etag, current = None, None
     while True:
-        etag, current = yield from changed_job(job_id, retry, etag=etag, known=current)
+        etag, current = yield from changed_job(job_id, retry, etag=etag, known=current, deadline=deadline)
         while True:
             request = Request(
                 method="GET",
                 path=f"/v1/jobs/{job_id}/events",
                 headers={"Accept": "application/json"},
                 params={"after": str(seen), "limit": "100"},
+                read_seconds=_patience(deadline),
             )
-            reply = yield from call(request, retry)
+            reply = yield from call(request, retry, deadline=deadline)
             page = Listing[Event].model_validate_json(reply.body)
             for event in page.items:
                 if event.number > seen:
@@ -177,19 +186,28 @@ def _poll(job_id: str, seen: int, *, retry: Retry, deadline: float | None) -> St
         yield Pause(min(POLL_SECONDS, max(0.05, _left(deadline))))
 
 
-def job(job_id: str, retry: Retry) -> Steps[Job]:
+def job(job_id: str, retry: Retry, *, deadline: float | None = None) -> Steps[Job]:
     """The job as it stands."""
-    reply = yield from call(Request(method="GET", path=f"/v1/jobs/{job_id}"), retry)
+    request = Request(method="GET", path=f"/v1/jobs/{job_id}", read_seconds=_patience(deadline))
+    reply = yield from call(request, retry, deadline=deadline)
     return Job.model_validate_json(reply.body)
 
 
-def changed_job(job_id: str, retry: Retry, *, etag: str | None, known: Job | None) -> Steps[tuple[str | None, Job]]:
+def changed_job(
+    job_id: str, retry: Retry, *, etag: str | None, known: Job | None, deadline: float | None = None
+) -> Steps[tuple[str | None, Job]]:
     """The job and its ETag; ``known``, which came with ``etag``, is given again where nothing has changed."""
     headers = {"If-None-Match": etag} if etag is not None and known is not None else {}
-    reply = yield from call(Request(method="GET", path=f"/v1/jobs/{job_id}", headers=headers), retry)
+    request = Request(method="GET", path=f"/v1/jobs/{job_id}", headers=headers, read_seconds=_patience(deadline))
+    reply = yield from call(request, retry, deadline=deadline)
     if reply.status == 304 and known is not None:
         return etag, known
     return reply.headers.get("etag"), Job.model_validate_json(reply.body)
+
+
+def _patience(deadline: float | None) -> float | None:
+    """For how long an answer is waited for; None for as long as usual."""
+    return None if deadline is None else min(SILENCE_SECONDS, max(1.0, _left(deadline)))
 
 
 def _left(deadline: float | None) -> float:

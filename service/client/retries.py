@@ -32,11 +32,15 @@ class Retry:
         return longest * random.uniform(0.5, 1.0)
 
 
+class Late(Exception):
+    """The deadline comes before the next try; its cause is why there would be one."""
+
+
 class Tries:
     """Counts the tries of one thing; ``done`` starts anew where something was achieved."""
 
-    def __init__(self, retry: Retry) -> None:
-        self._retry = retry
+    def __init__(self, retry: Retry, *, deadline: float | None = None) -> None:
+        self._retry, self._deadline = retry, deadline
         self.reset()
 
     def reset(self) -> None:
@@ -45,7 +49,8 @@ class Tries:
         self._until = time.monotonic() + self._retry.patience
 
     def after(self, error: ClientError, *, mended: bool = False) -> Steps[None]:
-        """Wait for the next try. Raises ``error`` when none would help or no time is left for one.
+        """Wait for the next try. Raises ``error`` when none would help or no time is left for one, Late when the
+        deadline comes before it.
 
         ``mended``: the next try differs from this one, so that it may help whatever the error was.
         """
@@ -54,24 +59,36 @@ class Tries:
         seconds = self._retry.wait(self._attempt)
         if isinstance(error, Refused) and error.retry_after is not None:
             seconds = max(seconds, error.retry_after)
-        if time.monotonic() + seconds > self._until:
+        now = time.monotonic()
+        if self._deadline is not None and now + seconds > self._deadline:
+            yield Pause(max(0.0, self._deadline - now))
+            raise Late from error
+        if now + seconds > self._until:
             raise error
         self._attempt += 1
         yield Pause(seconds)
 
 
-def call(request: Request, retry: Retry) -> Steps[Reply]:
+def call(request: Request, retry: Retry, *, deadline: float | None = None) -> Steps[Reply]:
     """The answer to a request that may be carried out more than once: by its method or by its Idempotency-Key.
 
     Raises:
+        Late: not before the deadline, on the clock of `time.monotonic`.
         Unreachable, Refused: when trying again does not help, or did not within the patience.
     """
-    tries = Tries(retry)
+    tries = Tries(retry, deadline=deadline)
+    lost = False
     while True:
         try:
             return (yield from once(request))
         except (Unreachable, Refused) as error:
+            if lost and request.method == "DELETE" and isinstance(error, Refused) and error.status == 404:
+                # An earlier try did it, and only its answer was lost.
+                return Reply(204, {}, b"")
             failure = error
+            # Where no connection was made nothing was asked.
+            unasked = isinstance(error.__cause__, httpx.ConnectError | httpx.ConnectTimeout)
+            lost = lost or (isinstance(error, Unreachable) and not unasked)
         yield from tries.after(failure)
 
 

@@ -60,6 +60,9 @@ def upload(
     if known is not None:
         try:
             found = yield from _state(known, retry)
+            if found.resource is not None:
+                # It may have been deleted since: then the file is sent anew as well.
+                yield from call(Request(method="GET", path=f"/v1/{found.resource.type}s/{found.resource.id}"), retry)
             if found.state not in ("refused", "expired"):
                 return (yield from _through(found.id, file, words, retry=retry, sent=sent, told=told))
         except NotFound:

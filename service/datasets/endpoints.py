@@ -122,7 +122,8 @@ def preview_dataset(
             Making().model_dump_json(), status_code=202, media_type="application/json", headers={"Retry-After": "1"}
         )
     if isinstance(found, ProblemDetails):
-        return answer(found.model_copy(update={"instance": f"/v1/datasets/{dataset_id}/preview"}))
+        headers = {"Retry-After": "30"} if found.status == 503 else {}
+        return answer(found.model_copy(update={"instance": f"/v1/datasets/{dataset_id}/preview"}), headers)
     return Response(found.model_dump_json(), media_type="application/json")
 
 

@@ -177,7 +177,7 @@ class Previews:
                 remove_tree(self._folder / f"{preview_id}.in")
 
     def _may_begin_anew(self, row: Row[Any]) -> bool:
-        pause = min(LONGEST, PAUSE * 2 ** min(row.attempts, 16))
+        pause = min(LONGEST, PAUSE * 2 ** min(max(0, row.attempts - 1), 16))
         over: bool = row.created + pause <= self._context.database.clock.wall()
         return row.problem["kind"] != "user" and over
 

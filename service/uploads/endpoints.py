@@ -23,6 +23,7 @@ from aslconvert.service.uploads.running import TheUploads
 from aslconvert.service.uploads.schemas import UploadView, shown
 from aslconvert.service.uploads.service import Expired, Uploads
 from aslconvert.workers.database import Transaction
+from aslconvert.workers.errors import UserError
 
 GONE = Response(status_code=400)
 """To a client that has gone away, and does not read it."""
@@ -215,12 +216,22 @@ def _announce(
 ) -> Answer:
     def work(at: Transaction) -> Answer:
         admit = partial(require_storage, at, context.settings, caller.tenant, size)
-        upload = uploads.announce(at, tenant=caller.tenant, about=about, size=size, admit=admit)
+        upload = uploads.announce(at, upload_id, tenant=caller.tenant, about=about, size=size, admit=admit)
         audit.record(at, caller, "upload.create", upload.id)
-        location = f"{context.settings.public_url or ''}/v1/uploads/{upload.id}"
+        location = f"{(context.settings.public_url or '').rstrip('/')}/v1/uploads/{upload.id}"
         return Answer(201, {"id": upload.id}, {"Location": location})
 
-    return once(context, caller, key, operation="upload.create", asked=[about.text, size], work=work)
+    upload_id = uploads.prepare(size)
+    try:
+        answer = once(context, caller, key, operation="upload.create", asked=[about.text, size], work=work)
+    except UserError:
+        # Of any other error the row may be there: then the sweeper looks, which asks the database.
+        uploads.staging.remove(upload_id)
+        raise
+    if answer.body["id"] != upload_id:
+        # The request was repeated.
+        uploads.staging.remove(upload_id)
+    return answer
 
 
 def _seen(uploads: Uploads, upload_id: str, tenant: str) -> tuple[Upload, int]:

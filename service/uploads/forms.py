@@ -33,6 +33,13 @@ from aslconvert.workers.jobs.ids import new_id
 
 MOST_FIELD: Final = 1024
 MOST_PARTS: Final = 8
+MOST_HEADERS: Final = 8
+"""Of one part of a form."""
+
+MOST_HEADER: Final = 4096
+MOST_AROUND: Final = MOST_PARTS * (MOST_FIELD + MOST_HEADER)
+"""Bytes of a form beside its file."""
+
 WAIT_SECONDS: Final = 30.0
 """For which the request waits for its file to be vetted; then it is told where to ask."""
 
@@ -82,6 +89,8 @@ class _Form:
                 "on_part_end": self._end,
                 "on_end": self._finish,
             },
+            max_header_count=MOST_HEADERS,
+            max_header_size=MOST_HEADER,
         )
 
     def feed(self, chunk: bytes) -> list[bytes]:
@@ -160,7 +169,7 @@ async def upload_form(
     most = context.settings.form_bytes
     told = request.headers.get("content-length", "")
     coming = int(told) if told.isascii() and told.isdecimal() else 0
-    if coming > most + MOST_PARTS * (MOST_FIELD + 4096):
+    if coming > most + MOST_AROUND:
         raise _too_large(most)
     if coming:
         # Before a byte comes; the file itself is a little smaller.
@@ -168,14 +177,13 @@ async def upload_form(
         await to_thread.run_sync(lambda: context.database.read(lambda at: check(at)))
     upload_id = new_id()
     with ExitStack() as stack:
-        await to_thread.run_sync(uploads.staging.create, upload_id)
-        held = await to_thread.run_sync(lambda: stack.enter_context(uploads.staging.held(upload_id)))
+        await finished(partial(uploads.staging.create, upload_id))
+        held = await finished(lambda: stack.enter_context(uploads.staging.held(upload_id)))
         digest = hashlib.sha256()
         storing = False
         try:
-            await receive(
-                _file_of(request, form), held, most=most, stall=context.settings.upload_stall_seconds, digest=digest
-            )
+            body, stall = _file_of(request, form, most), context.settings.upload_stall_seconds
+            await receive(body, held, most=most, stall=stall, digest=digest)
             if unknown := sorted(set(form.fields) - fields):
                 raise BadForm(f"There is no field {unknown[0][:64]!r}.")
             given = {name: value for name, value in form.fields.items() if value}
@@ -207,8 +215,13 @@ def _too_large(most: int) -> TooLarge:
     return TooLarge("form_too_large", f"A form's file has at most {most} bytes.", hint="Use /v1/uploads.")
 
 
-async def _file_of(request: Request, form: _Form) -> AsyncIterator[bytes]:
+async def _file_of(request: Request, form: _Form, most: int) -> AsyncIterator[bytes]:
+    left = most + MOST_AROUND
     async for chunk in request.stream():
+        # Also what belongs to no part, of which the parser keeps nothing.
+        left -= len(chunk)
+        if left < 0:
+            raise _too_large(most)
         if chunk:
             for part in form.feed(chunk):
                 yield part

@@ -9,8 +9,6 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
 
-from anyio import to_thread
-
 from aslconvert.service.errors import Conflict, ServiceError, TooLarge
 from aslconvert.service.settings import Settings
 from aslconvert.service.uploads import repository
@@ -59,10 +57,11 @@ class Uploads:
         self._database, self._settings = database, settings
         self.staging, self.digests, self.vet = staging, digests, vet
 
-    def announce(
-        self, at: Transaction, *, tenant: str, about: Metadata, size: int, admit: Callable[[], None]
-    ) -> Upload:
-        """A new upload, within the transaction of the answer that tells of it; ``admit`` raises for want of room.
+    def prepare(self, size: int) -> str:
+        """The id of a new upload, whose file is there: of one that is not announced it is swept.
+
+        Not within a transaction, since it waits for the disk, and others would wait with it. A row without its file
+        would be lost, so the file is first.
 
         Raises:
             TooLarge: it is larger than the service takes.
@@ -70,11 +69,16 @@ class Uploads:
         most = self._settings.upload_bytes
         if size > most:
             raise TooLarge("upload_too_large", f"An upload has at most {most} bytes.")
+        upload_id = new_id()
+        self.staging.create(upload_id)
+        return upload_id
+
+    def announce(
+        self, at: Transaction, upload_id: str, *, tenant: str, about: Metadata, size: int, admit: Callable[[], None]
+    ) -> Upload:
+        """A prepared upload, in the transaction of the answer that tells of it; ``admit`` raises for want of room."""
         repository.one_at_a_time(at, tenant)
         admit()
-        upload_id = new_id()
-        # Before the commit: a file that no row names is swept, a row without its file would be lost.
-        self.staging.create(upload_id)
         return repository.add(
             at,
             upload_id,
@@ -126,7 +130,7 @@ class Uploads:
             Conflict: ``upload_ended``.
         """
         with ExitStack() as stack:
-            upload, held = await to_thread.run_sync(self._opened, stack, upload_id, tenant)
+            upload, held = await finished(partial(self._opened, stack, upload_id, tenant))
             if held.offset != offset:
                 raise WrongOffset(held.offset)
             if promised is not None and offset + promised > upload.bytes:

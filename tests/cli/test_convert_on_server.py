@@ -122,7 +122,7 @@ def test_a_network_is_converted_over_a_line_that_breaks_and_a_service_that_is_re
                     assert serving.wait(120) == 0
                     serving = stack.enter_context(process(*serve, log=place / "log"))
             report = json.loads(converting.stdout.read())
-        assert converting.returncode == 0, told
+        assert converting.returncode == 0, (told, report)
         assert proxy.cuts >= 1
         assert report["chosen"] in {variant["id"] for variant in report["variants"]}
         assert json.loads((out / "report.json").read_text()) == report

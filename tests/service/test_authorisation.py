@@ -182,6 +182,21 @@ def test_things_of_another_tenant_do_not_exist(world: World, route: tuple[str, s
         assert problem(theirs) == problem(nothing)
 
 
+def test_things_of_another_tenant_cannot_be_given(world: World) -> None:
+    live, ids = world.live, world.ids
+    model, data = live.things("stranger", content=b"the stranger's")
+    with live.client(tenant="stranger") as stranger:
+        for given, code in (
+            ({"model": model, "dataset": ids["dataset_id"]}, "dataset_not_found"),
+            ({"model": ids["model_id"], "dataset": data}, "model_not_found"),
+        ):
+            body = {**world.bodies["POST", "/v1/jobs"], **given}
+            assert problem(stranger.post("/v1/jobs", json=body)) == (404, code)
+        preview = stranger.get(f"/v1/datasets/{data}/preview", params={"model": ids["model_id"]})
+        assert problem(preview) == (404, "model_not_found")
+        assert stranger.get("/v1/jobs").json()["items"] == []
+
+
 def everything(world: World) -> list[int]:
     """That all things are there still, in the eyes of their owner."""
     with world.live.client(tenant="owner") as owner:

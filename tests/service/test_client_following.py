@@ -5,13 +5,14 @@ import contextlib
 import itertools
 import json
 import random
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from scripted import Answer, Asked, scripted
+from scripted import Answer, Asked, free_port, scripted
 
 from aslconvert.service.client import AsyncClient, Client, Event, Job, JobFailed, NotFound, Retry, WaitTimeout
 from aslconvert.service.client.following import Lines
@@ -196,3 +197,14 @@ def test_a_quiet_job_outlasts_any_number_of_broken_streams() -> None:
     with scripted(Service(streams=[0] * 60)) as server, Client(server.url, "asl_a_b", retry=hasty) as client:
         assert list(client.follow("j")) == EVENTS
     assert time.monotonic() - begun > 0.2
+
+
+@pytest.mark.parametrize("kind", ["away", "silent"])
+def test_the_time_to_wait_is_kept_though_the_server_is_away(kind: str) -> None:
+    patient = Retry(first=0.05, most=5.0, patience=60.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = free_port() if kind == "away" else silent.getsockname()[1]
+        started = time.monotonic()
+        with Client(f"http://127.0.0.1:{port}", "asl_a_b", retry=patient) as client, pytest.raises(WaitTimeout):
+            client.wait("j", timeout=1.5)
+    assert 1.4 < time.monotonic() - started < 6

@@ -74,6 +74,16 @@ def test_two_submits_have_two_keys_and_a_given_one_is_kept() -> None:
     assert third == "mine"
 
 
+def test_what_was_deleted_though_its_answer_was_lost_is_deleted() -> None:
+    gone = Answer(404)
+    with scripted(failing(1, Answer(200, b"lost", cut=1), gone)) as server:
+        either("sync", server.url, lambda client: client.delete_job("j1"))
+        assert [asked.method for asked in server.asked] == ["DELETE", "DELETE"]
+        # Of what was not there at the first try it is said.
+        with pytest.raises(NotFound):
+            either("sync", server.url, lambda client: client.delete_job("j1"))
+
+
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_an_answer_that_is_cut_is_asked_for_again(kind: str) -> None:
     body = json.dumps(JOB).encode()

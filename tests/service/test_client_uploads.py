@@ -182,3 +182,24 @@ def test_a_file_that_changes_while_it_is_sent_is_told(live: Live, data: Path, tm
 def test_a_file_that_is_not_there_is_told_before_anything_is_sent(tmp_path: Path) -> None:
     with Client("http://127.0.0.1:9", "asl_a_b") as client, pytest.raises(Misuse, match="cannot be read"):
         client.upload_model(tmp_path / "none.pt2")
+
+
+def test_what_was_deleted_since_it_was_sent_is_sent_anew(live: Live, tmp_path: Path) -> None:
+    path, remembered = tmp_path / "small.npz", tmp_path / "sent"
+    np.savez(path, input=np.random.default_rng(9).random((4, 3, 8, 8), dtype=np.float32))
+    with Client(live.url, live.key(), retry=PATIENT, sent=remembered) as client:
+        first, kept = client.upload_dataset(path), {}
+
+        def keep(done: int, total: int | None) -> None:
+            # As of a command that ended before it could forget the upload.
+            kept.update({file: file.read_bytes() for file in remembered.iterdir()})
+
+        client.delete_dataset(first.id)
+        second = client.upload_dataset(path, progress=keep)
+        client.delete_dataset(second.id)
+        assert kept
+        for file, content in kept.items():
+            file.write_bytes(content)
+        third = client.upload_dataset(path)
+        assert client.dataset(third.id).sha256 == sha256(path)
+        assert len({first.id, second.id, third.id}) == 3

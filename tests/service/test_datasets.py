@@ -2,6 +2,7 @@
 
 import base64
 import io
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from live import Live, problem
 from PIL import Image
 from torch import Tensor, nn
-from uploading import arrays, blob_hashes, pictures
+from uploading import arrays, blob_hashes, pictures, until_sandboxed
 
 from aslconvert.converter.ir.quiet import quiet
 
@@ -134,8 +135,10 @@ def test_a_preview_is_made_though_the_service_dies_and_goes_with_its_data(fresh:
     with live.client() as client:
         data = _post(client, arrays(seed=6))
         assert client.get(data["links"]["preview"]).status_code == 202
-        time.sleep(0.5)
+        until_sandboxed(live.folder)
         live.kill()
+        with sqlite3.connect(live.folder / "jobs.db") as database:
+            assert database.execute("SELECT state, attempts FROM previews").fetchall() == [("making", 1)]
         live.start()
         assert _previewed(client, data["links"]["preview"]).status_code == 200
         before = _held(live.folder)
@@ -146,7 +149,5 @@ def test_a_preview_is_made_though_the_service_dies_and_goes_with_its_data(fresh:
 
 
 def _held(folder: Path) -> set[tuple[str, str]]:
-    import sqlite3
-
     with sqlite3.connect(folder / "jobs.db") as database:
         return set(database.execute("SELECT holder_kind, holder_id FROM blob_refs"))

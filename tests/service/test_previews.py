@@ -48,6 +48,7 @@ def test_one_that_fails_for_want_of_something_is_told_and_begun_anew_after_a_pau
         url = f"/v1/datasets/{data}/preview"
         first = _told(client, url)
         assert problem(first) == (503, "data_lost")
+        assert "retry-after" in first.headers
         assert client.get(url).json() == first.json()
         # An hour later somebody asks again.
         _rows(live.folder, "UPDATE previews SET created = '2001-01-01 00:00:00.000000' WHERE dataset_id = ?", data)

@@ -1,9 +1,10 @@
-"""A request that is cancelled, or whose commit is lost, while its bytes are on their way to the disk."""
+"""Requests that are cancelled, whose commit is lost, or that bring too much, on their way to the disk."""
 
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ import pytest
 from fastapi import Request
 
 from aslconvert.service.context import Context
+from aslconvert.service.errors import TooLarge
 from aslconvert.service.security.callers import Caller
 from aslconvert.service.security.secrets import Secrets
 from aslconvert.service.settings import Settings
-from aslconvert.service.uploads.forms import upload_form
-from aslconvert.service.uploads.protocol import Checksum
+from aslconvert.service.uploads.endpoints import _announce
+from aslconvert.service.uploads.forms import BadForm, upload_form
+from aslconvert.service.uploads.protocol import Checksum, Metadata
 from aslconvert.service.uploads.receiving import BLOCK, Digests, receive
+from aslconvert.service.uploads.records import Upload
 from aslconvert.service.uploads.service import Uploads
 from aslconvert.service.uploads.staging import Held, Staging
 from aslconvert.workers.database import Transaction
@@ -79,37 +83,79 @@ def test_nothing_is_written_to_a_file_that_was_let_go(tmp_path: Path) -> None:
     assert path.read_bytes() == b""
 
 
-@pytest.mark.parametrize("stored", [True, False])
-def test_a_form_whose_commit_is_not_known_keeps_its_file(tmp_path: Path, stored: bool) -> None:
-    settings = Settings(folder=tmp_path)
-    about = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.npz"\r\n\r\nbytes\r\n--x--\r\n'
-    scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"multipart/form-data; boundary=x")]}
+class Asked:
+    """The stores without a server, and a form that is sent to them."""
 
-    async def body() -> dict[str, Any]:
-        return {"type": "http.request", "body": about}
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.settings = Settings(folder=folder, **settings)
+        self.stack = ExitStack()
+        jobs, blobs = self.stack.enter_context(self.settings.places.opened())
+        self.database = jobs.database
+        self.context = Context(settings=self.settings, jobs=jobs, blobs=blobs, secrets=Secrets(b"x" * 32))
+        self.uploads = Uploads(self.database, self.settings, Staging(folder / "uploads"), Digests(), lambda: None)
+        self.caller = Caller("key", "tenant", frozenset())
 
-    with settings.places.opened() as (jobs, blobs):
-        context = Context(settings=settings, jobs=jobs, blobs=blobs, secrets=Secrets(b"x" * 32))
-        uploads = Uploads(jobs.database, settings, Staging(tmp_path / "uploads"), Digests(), lambda: None)
-        write = jobs.database.write
+    def form(self, *pieces: bytes) -> Upload:
+        left = list(pieces)
 
-        def lost(work: Callable[[Transaction], Any]) -> Any:
-            """The connection breaks in the commit: the database may have taken it or not."""
-            if stored:
-                write(work)
-            raise InfrastructureError("database_unavailable", "It is not known whether it took the last change.")
+        async def body() -> dict[str, Any]:
+            return {"type": "http.request", "body": left.pop(0), "more_body": bool(left)}
 
-        jobs.database.write = lost  # type: ignore[method-assign]  # a fault in the real one
-        form = upload_form(
-            Request(scope, body), kind="dataset", fields=frozenset(), context=context,
-            caller=Caller("key", "tenant", frozenset()), uploads=uploads, key=None,
+        scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"multipart/form-data; boundary=x")]}
+        return asyncio.run(
+            upload_form(
+                Request(scope, body), kind="dataset", fields=frozenset(), context=self.context, caller=self.caller,
+                uploads=self.uploads, key=None,
+            )
         )  # fmt: skip
-        with pytest.raises(InfrastructureError):
-            asyncio.run(form)
-        assert len(uploads.staging.ids()) == 1
-        jobs.database.write = write  # type: ignore[method-assign]
-        for upload_id in uploads.staging.ids():
-            os.utime(uploads.staging.path(upload_id), (1, 1))
-        uploads.sweep()
-        # The sweeper asks, and removes what no row names.
-        assert len(uploads.staging.ids()) == stored
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Iterator[Asked]:
+    made = Asked(tmp_path, form_bytes=1000, public_url="https://ours.example/")
+    with made.stack:
+        yield made
+
+
+FORM = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.npz"\r\n\r\nbytes\r\n--x--\r\n'
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_form_whose_commit_is_not_known_keeps_its_file(asked: Asked, stored: bool) -> None:
+    write = asked.database.write
+
+    def lost(work: Callable[[Transaction], Any]) -> Any:
+        """The connection breaks in the commit: the database may have taken it or not."""
+        if stored:
+            write(work)
+        raise InfrastructureError("database_unavailable", "It is not known whether it took the last change.")
+
+    asked.database.write = lost  # type: ignore[method-assign]  # a fault in the real one
+    with pytest.raises(InfrastructureError):
+        asked.form(FORM)
+    asked.database.write = write  # type: ignore[method-assign]
+    staging = asked.uploads.staging
+    assert len(staging.ids()) == 1
+    os.utime(staging.path(staging.ids()[0]), (1, 1))
+    asked.uploads.sweep()
+    # The sweeper asks, and removes what no row names.
+    assert len(staging.ids()) == stored
+
+
+def test_what_belongs_to_no_part_of_a_form_counts_too(asked: Asked) -> None:
+    with pytest.raises(TooLarge) as refused:
+        asked.form(FORM, *[b"after the end" * 1000] * 20)
+    assert refused.value.code == "form_too_large"
+    assert asked.uploads.staging.ids() == []
+
+
+@pytest.mark.parametrize("headers", [b"a: b\r\n" * 20, b"a: " + b"b" * 5000 + b"\r\n"])
+def test_headers_of_a_part_are_few_and_short(asked: Asked, headers: bytes) -> None:
+    with pytest.raises(BadForm):
+        asked.form(FORM.replace(b"--x\r\n", b"--x\r\n" + headers, 1))
+
+
+def test_an_upload_is_at_the_public_address(asked: Asked) -> None:
+    about = Metadata("dataset", "a.npz")
+    answer = _announce(asked.context, asked.caller, asked.uploads, None, about, 10)
+    assert answer.headers["Location"] == f"https://ours.example/v1/uploads/{answer.body['id']}"

@@ -8,12 +8,11 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 from live import Live
-from uploading import Tus, arrays, blob_hashes, checksum, staged
+from uploading import Tus, arrays, blob_hashes, checksum, sandboxes, staged, until_sandboxed
 
 from aslconvert.service.settings import Settings
 from aslconvert.service.uploads.vetter import MOST_ATTEMPTS
@@ -78,14 +77,15 @@ def test_killed_while_it_is_vetted(fresh: Callable[..., Live]) -> None:
         tus = Tus(client)
         data = arrays(seed=13, size=8 << 20)
         place = tus.whole(data)
-        for _ in range(4):
-            time.sleep(chance.uniform(0, 1.5))
+        for _ in range(MOST_ATTEMPTS - 1):
+            until_sandboxed(live.folder)
+            time.sleep(chance.uniform(0, 0.2))
             live.kill()
             # No sandbox outlives the service.
             until = time.monotonic() + 10
-            while _sandboxes(live.folder) and time.monotonic() < until:
+            while sandboxes(live.folder) and time.monotonic() < until:
                 time.sleep(0.05)
-            assert _sandboxes(live.folder) == []
+            assert sandboxes(live.folder) == []
             live.start()
         ended = tus.ended(place)
         assert ended["state"] == "done", ended
@@ -93,19 +93,6 @@ def test_killed_while_it_is_vetted(fresh: Callable[..., Live]) -> None:
         assert blob_hashes(live.folder) == {hashlib.sha256(data).hexdigest()}
         assert staged(live.folder) == []
         assert not list((live.folder / "uploads" / "desk").iterdir())
-
-
-def _sandboxes(folder: Path) -> list[str]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                line = (entry / "cmdline").read_bytes().decode()
-            except OSError:
-                continue
-            if "sandbox.child" in line and str(folder) in line:
-                found.append(entry.name)
-    return found
 
 
 def test_killed_when_the_last_byte_had_come_and_nobody_was_told(fresh: Callable[..., Live]) -> None:

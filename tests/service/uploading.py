@@ -105,6 +105,28 @@ def blob_hashes(folder: Path) -> set[str]:
     return {hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+def sandboxes(folder: Path) -> list[str]:
+    """Processes of sandboxes below a folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                line = (entry / "cmdline").read_bytes().decode()
+            except OSError:
+                continue
+            if "sandbox.child" in line and str(folder) in line:
+                found.append(entry.name)
+    return found
+
+
+def until_sandboxed(folder: Path, *, seconds: float = 120) -> None:
+    """Wait until one is at work."""
+    until = time.monotonic() + seconds
+    while not sandboxes(folder):
+        assert time.monotonic() < until, "no sandbox has started"
+        time.sleep(0.01)
+
+
 def staged(folder: Path) -> list[Path]:
     """Files of uploads under way."""
     return sorted((folder / "uploads").glob("*.part"))

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import TimeoutError as NoConnection
 
 from aslconvert.workers.database.clock import BootClock, Clock, DatabaseClock
 from aslconvert.workers.errors import InfrastructureError, UserError
@@ -21,6 +22,17 @@ Result = TypeVar("Result")
 
 # Below the patience, so that a blocked writer comes back to Python and can be refused in time.
 BUSY_SECONDS = 1.0
+
+CONNECT_SECONDS = 5
+"""For which a server may take to answer a new connection; the network alone would wait for minutes."""
+
+KEPT, MORE = 5, 45
+"""Connections that stay open, and more that there may be: the service answers in 40 threads, and some work beside."""
+
+_NO_SERVER = frozenset({
+    "AdminShutdown", "CannotConnectNow", "ConnectionTimeout", "InterfaceError", "OperationalError",
+    "TooManyConnections",
+})  # fmt: skip
 _TRY_AGAIN = frozenset({"40001", "40P01"})  # serialization failure, deadlock: the server has rolled back
 
 
@@ -58,7 +70,7 @@ class Database:
     """
 
     def __init__(self, url: str, *, clock: Clock | None = None, patience: float = 15.0) -> None:
-        self.engine = _engine(url)
+        self.engine = _engine(url, patience)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
         self.clock: Clock = clock or (BootClock() if self.is_sqlite else DatabaseClock())
         self.patience = patience
@@ -92,6 +104,9 @@ class Database:
                         committing = True
                         begun.commit()
                     return result
+            except NoConnection as error:
+                told = "All connections of this process are in use."
+                raise InfrastructureError("database_unavailable", told) from error
             except DBAPIError as error:
                 # SQLite says "busy" before it changes anything; a server lost in a commit has not said what it did.
                 unknown = committing and not self.is_sqlite and write
@@ -105,16 +120,18 @@ class Database:
             pause = min(2 * pause, 0.25)
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: str, patience: float) -> Engine:
+    pool: dict[str, Any] = {"pool_size": KEPT, "max_overflow": MORE, "pool_timeout": patience}
     try:
         parsed = make_url(url)
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
         if parsed.get_backend_name() == "postgresql":
-            return create_engine(parsed, pool_pre_ping=True, pool_size=5, max_overflow=10)
+            given = {} if "connect_timeout" in parsed.query else {"connect_timeout": CONNECT_SECONDS}
+            return create_engine(parsed, pool_pre_ping=True, connect_args=given, **pool)
         if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
             raise UserError("bad_database_url", "The job store needs a SQLite file or PostgreSQL.")
-        engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
+        engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False}, **pool)
     except ArgumentError as error:
         raise UserError("bad_database_url", "The database's URL cannot be read.") from error
     except (NoSuchModuleError, ModuleNotFoundError) as error:
@@ -183,7 +200,7 @@ def _coded(error: DBAPIError, *, unknown: bool) -> InfrastructureError | None:
         return InfrastructureError(
             "database_not_migrated", "The database has not the tables of this version.", hint=hint
         )
-    operational = type(original).__name__ in {"OperationalError", "InterfaceError", "AdminShutdown", "CannotConnectNow"}
+    operational = type(original).__name__ in _NO_SERVER
     # SQLite calls a wrong statement operational too, by its least telling code.
     operational = operational and primary != sqlite3.SQLITE_ERROR
     if not (operational or unknown or error.connection_invalidated):

@@ -282,6 +282,7 @@ def test_a_worker_cannot_write_the_store_s_own_events(store: JobStore) -> None:
     assert claim is not None
     for kind, data in (
         ("succeeded", {}),
+        ("end", {}),
         ("not a word", {}),
         ("loss", {"x": float("inf")}),
         ("loss", {"x": "y" * 70_000}),

@@ -1,5 +1,7 @@
 """A database that is locked, full, down or restarted: bounded waiting, and an error with a code."""
 
+import contextlib
+import socket
 import sqlite3
 import threading
 import time
@@ -12,6 +14,7 @@ from postgres import Cluster, cluster, programs
 from sqlalchemy.exc import DBAPIError
 
 from aslconvert.workers.database import Database, downgrade, migrate
+from aslconvert.workers.database.connect import CONNECT_SECONDS, KEPT, MORE
 from aslconvert.workers.errors import InfrastructureError, UserError
 from aslconvert.workers.jobs import JobStore, Kind, NewJob, Queue
 
@@ -139,3 +142,27 @@ def test_a_server_that_goes_down_within_a_transaction(server: Cluster) -> None:
     assert len(turns) == 2
     assert len(store.page(limit=100).jobs) == before
     database.close()
+
+
+def test_as_many_threads_as_a_service_has_find_a_connection_and_one_too_many_is_told(path: Path) -> None:
+    database = Database(f"sqlite:///{path}", patience=0.2)
+    with contextlib.ExitStack() as held:
+        for _ in range(KEPT + MORE - 1):
+            held.enter_context(database.engine.connect())
+        assert JobStore(database).page().jobs == []
+        held.enter_context(database.engine.connect())
+        with pytest.raises(InfrastructureError) as caught:
+            JobStore(database).page()
+        assert caught.value.code == "database_unavailable"
+    assert JobStore(database).page().jobs == []
+    database.close()
+
+
+def test_a_server_that_takes_connections_and_says_nothing_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        database = Database(f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/jobs", patience=0.1)
+        begun = time.monotonic()
+        with pytest.raises(InfrastructureError) as caught:
+            database.read(lambda at: None)
+        assert caught.value.code == "database_unavailable"
+        assert time.monotonic() - begun < 4 * CONNECT_SECONDS
