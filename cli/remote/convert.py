@@ -70,8 +70,6 @@ def convert_there(
 def require_sendable(options: ConvertOptions) -> None:
     """Raises UsageError for what a job cannot do."""
     asked = [name for name in HERE_ONLY if getattr(options, name)]
-    if options.device != "cpu":
-        asked.append("device")
     if options.metric is not None and ":" in options.metric:
         raise UsageError(
             "server_option", "A server runs no code of yours: its metrics have names.", hint="Leave --server out."
@@ -111,7 +109,9 @@ def submit(
         with sendable_data(data) as file:
             progress.stage(f"send {file.path.name}")
             dataset = client.upload_dataset(file.path, name=file.name, progress=told).id
-    return client.submit(kind=kind, model=sent.id, dataset=dataset, options=job_options(options), **more)
+    # Without a GPU asked for, any worker may take it, and heals where it can.
+    device = "cuda" if options.device == "cuda" else None
+    return client.submit(kind=kind, model=sent.id, dataset=dataset, options=job_options(options), device=device, **more)
 
 
 def job_options(options: ConvertOptions) -> dict[str, Any]:

@@ -120,9 +120,12 @@ class Client:
         options: Mapping[str, Any] | None = None,
         webhook: Mapping[str, str] | None = None,
         max_attempts: int | None = None,
+        device: str | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
         """Start a job; ``options`` are those of a conversion by name, ``webhook`` holds url and secret.
+
+        With ``device`` "cuda" it waits for a worker that has a GPU; else any worker takes it.
 
         The same ``idempotency_key`` and words give the same job, however often they are sent.
         """
@@ -134,6 +137,7 @@ class Client:
                 options=options,
                 webhook=webhook,
                 max_attempts=max_attempts,
+                device=device,
                 idempotency_key=idempotency_key,
             )
         )

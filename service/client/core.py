@@ -118,6 +118,7 @@ class Core:
         options: Mapping[str, Any] | None,
         webhook: Mapping[str, str] | None,
         max_attempts: int | None,
+        device: str | None,
         idempotency_key: str | None,
     ) -> Steps[Job]:
         """Start a job."""
@@ -126,6 +127,8 @@ class Core:
             body["webhook"] = dict(webhook)
         if max_attempts is not None:
             body["max_attempts"] = max_attempts
+        if device is not None:
+            body["device"] = device
         reply = yield from self._make("/v1/jobs", body, idempotency_key)
         return Job.model_validate_json(reply.body)
 

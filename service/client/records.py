@@ -121,6 +121,7 @@ class Job(Record):
     expires: datetime | None = None
     model: str | None = None
     dataset: str | None = None
+    device: str = "cpu"
     options: dict[str, Any] = Field(default_factory=dict)
     missed: Missed | None = None
     forecast: dict[str, Any] | None = None

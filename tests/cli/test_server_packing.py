@@ -149,7 +149,6 @@ def test_options_reach_the_service_under_their_names() -> None:
         {"dry_run": True},
         {"plan": Path("plan.json")},
         {"dump_passes": Path("passes")},
-        {"device": "cuda"},
         {"metric": "own.py:score"},
     ],
 )
