@@ -46,8 +46,8 @@ def test_old_jobs_expire_with_their_files_and_are_tried_again(fresh: Callable[..
 
 def test_a_flood_of_denials_is_counted_and_not_kept() -> None:
     denials = Denials()
-    for _ in range(10_000):
-        denials.note(action="GET /v1/jobs", outcome="unauthorized", caller=None, address="192.0.2.1")
+    for number in range(10_000):
+        denials.note(action="GET /v1/jobs", outcome="unauthorized", caller=None, address=f"192.0.2.{number}")
     kept = denials.take()
     assert len(kept) == MOST_DENIALS + 1
     assert kept[-1]["outcome"] == f"{10_000 - MOST_DENIALS} more"
