@@ -7,7 +7,7 @@ import secrets
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from aslconvert.workers.errors import InfrastructureError, UserError
@@ -23,9 +23,9 @@ class Settings(BaseSettings):
     used, which is made at the first start. Processes that share a database must share it too.
     """
 
-    model_config = SettingsConfigDict(env_prefix="ASLCONVERT_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="ASLCONVERT_", frozen=True, extra="forbid", validate_default=True)
 
-    folder: Path = Path("aslconvert-data")
+    folder: Annotated[Path, AfterValidator(Path.absolute)] = Path("aslconvert-data")
     database_url: str | None = None
     storage: str | None = None
     redis: str | None = None

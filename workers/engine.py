@@ -120,7 +120,9 @@ def _convert(model: str, data: Path | None, options: Any, out: Path, told: _Told
         # The best that was found is a result as well, with a reason why it is not what was asked for.
         if not (out / "report.json").is_file():
             raise
-        missed = {"code": error.code, "message": error.message, "hint": error.hint}
+        # The folder is one of this worker's, and gone when somebody reads of it.
+        message = error.message.replace(f"'{out}'", "the result").replace(str(out), "the result")
+        missed = {"code": error.code, "message": message, "hint": error.hint}
     files = sorted(
         str(path.relative_to(out))
         for path in out.rglob("*")

@@ -25,6 +25,10 @@ class Places:
     storage: str | None = None
     redis: str | None = None
 
+    def __post_init__(self) -> None:
+        # Once: processes that are started elsewhere are told of it.
+        object.__setattr__(self, "folder", self.folder.absolute())
+
     @property
     def work(self) -> Path:
         """Where jobs run."""

@@ -14,7 +14,7 @@ from aslconvert.cli import options, places
 from aslconvert.cli.commands.keys import bootstrap
 from aslconvert.cli.console import answer_stream, say, write_json
 from aslconvert.cli.failure import EXIT_WAITING
-from aslconvert.converter.errors import VerificationFailed
+from aslconvert.converter.errors import UsageError, VerificationFailed
 
 if TYPE_CHECKING:
     from aslconvert.service.settings import Settings
@@ -54,7 +54,7 @@ def migrate(
     json: options.Json = False,
 ) -> None:
     """Bring the tables to this version, which every start does too. Older versions go on working with newer tables."""
-    with _deployment(folder=folder, database_url=database_url) as (settings, stream):
+    with _deployment(there=False, folder=folder, database_url=database_url) as (settings, stream):
         from aslconvert.service.admin.tables import bring_up, look
 
         url = settings.places.database_url
@@ -101,7 +101,7 @@ def restore(
     json: options.Json = False,
 ) -> None:
     """Check a backup's hashes and bring it into an empty deployment, on whichever database. Stop the service before."""
-    with _deployment(folder=folder, database_url=database_url, storage=storage) as (settings, stream):
+    with _deployment(there=False, folder=folder, database_url=database_url, storage=storage) as (settings, stream):
         from aslconvert.service.admin.restore import restore as bring_back
         from aslconvert.workers.storage import open_blobs
 
@@ -194,9 +194,13 @@ def drain(
 
 
 @contextmanager
-def _deployment(**given: Any) -> Iterator[tuple[Settings, Any]]:
+def _deployment(*, there: bool = True, **given: Any) -> Iterator[tuple[Settings, Any]]:
+    """``there``: what does not exist is an error, not an empty deployment that is then made."""
     with answer_stream() as stream:
         settings = places.settings_of(**given)
+        if there and settings.database_url is None and not (settings.folder / "jobs.db").is_file():
+            told = f"There is no deployment in '{settings.folder}'."
+            raise UsageError("no_deployment", told, hint="Give --folder, or --database-url.")
         try:
             import aslconvert.service.domains  # noqa: F401  all that the commands need is there, or none of it
         except ModuleNotFoundError as error:

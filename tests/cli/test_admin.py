@@ -364,6 +364,20 @@ def test_fsck_finds_what_is_lost_and_what_is_too_much(make: Callable[[str], Depl
     assert deployment.admin("backup", str(deployment.folder / "b"), code=70)["error"]["code"] == "blob_lost"
 
 
+@pytest.mark.parametrize("command", [["fsck"], ["gc"], ["backup", "bk"], ["drain", "one"], ["migrate", "--check"]])
+def test_a_folder_without_a_deployment_is_no_healthy_one(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = main(["admin", *command, "--folder", "typo", "--json"])
+    answer = json.loads(capfd.readouterr().out)
+    if command[0] == "migrate":
+        assert found == 6  # there is something to do: everything
+        return
+    assert (found, answer["error"]["code"]) == (2, "no_deployment")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_strays_alone_are_no_loss(make: Callable[[str], Deployment]) -> None:
     deployment = make("sqlite")
     filled(deployment)

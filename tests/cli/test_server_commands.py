@@ -47,11 +47,15 @@ class Served:
 
     def start(self) -> "Served":
         command = [
-            sys.executable, "-m", "aslconvert.cli.main", "serve", "--folder", str(self.folder), "--port",
+            sys.executable, "-m", "aslconvert.cli.main", "serve", "--folder", self.folder.name, "--port",
             str(self.port), "--engine", "client_engine:run",
         ]  # fmt: skip
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "PYTHONPATH": str(SERVICE)}
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        # A folder told from where it is started, as by default.
+        self.process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, env=environment, cwd=self.folder.parent
+        )
         until = time.monotonic() + 90
         while time.monotonic() < until and self.process.poll() is None:
             try:

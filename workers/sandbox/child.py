@@ -116,5 +116,6 @@ if __name__ == "__main__":
     try:
         _exit(main(sys.argv[1:]))
     except OSError as error:
-        # Before there is anybody to tell: the folder cannot be used.
+        # Before there is anybody to tell: the folder cannot be used. The log is all there is.
+        traceback.print_exc()
         _exit(NO_FOLDER if error.errno in _FULL else ENGINE_BROKE)

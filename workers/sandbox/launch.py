@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,10 @@ class Sandbox:
     """The running process of a job. Close it: that ends the process group and waits for it."""
 
     def __init__(self, spec: Spec) -> None:
+        # The process starts in the folder: a path from here would lead nowhere there.
+        spec = replace(
+            spec, folder=spec.folder.absolute(), readable=tuple(Path(place).absolute() for place in spec.readable)
+        )
         self.spec = spec
         self._rest = b""
         self._private = spec.folder / "tmp"

@@ -64,6 +64,13 @@ def test_a_job_gets_its_payload_and_nothing_of_the_parents_environment(
     assert not (folder / "tmp").exists()
 
 
+def test_a_folder_may_be_told_from_where_the_parent_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    status, _ = finish(Sandbox(spec(Path(folder.name), "echo")))
+    assert status == DONE
+    assert json.loads((folder / "result.json").read_text())["cwd"] == str(folder)
+
+
 @pytest.fixture
 def listeners(tmp_path: Path) -> Iterator[tuple[int, str]]:
     """A port on the loopback interface and a socket in the file system that somebody listens on."""
