@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -196,16 +197,21 @@ def drain(
 @contextmanager
 def _deployment(*, there: bool = True, **given: Any) -> Iterator[tuple[Settings, Any]]:
     """``there``: what does not exist is an error, not an empty deployment that is then made."""
-    with answer_stream() as stream:
-        settings = places.settings_of(**given)
-        if there and settings.database_url is None and not (settings.folder / "jobs.db").is_file():
-            told = f"There is no deployment in '{settings.folder}'."
-            raise UsageError("no_deployment", told, hint="Give --folder, or --database-url.")
-        try:
-            import aslconvert.service.domains  # noqa: F401  all that the commands need is there, or none of it
-        except ModuleNotFoundError as error:
-            raise places.missing(error) from error
-        yield settings, stream
+    # Backups hold models, data and secrets of webhooks: their owner's alone.
+    before = os.umask(0o077)
+    try:
+        with answer_stream() as stream:
+            settings = places.settings_of(**given)
+            if there and settings.database_url is None and not (settings.folder / "jobs.db").is_file():
+                told = f"There is no deployment in '{settings.folder}'."
+                raise UsageError("no_deployment", told, hint="Give --folder, or --database-url.")
+            try:
+                import aslconvert.service.domains  # noqa: F401  all that the commands need is there, or none of it
+            except ModuleNotFoundError as error:
+                raise places.missing(error) from error
+            yield settings, stream
+    finally:
+        os.umask(before)
 
 
 def _secrets(settings: Settings) -> Any:
