@@ -140,9 +140,11 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(place: Path, *, engine: str = "small_engine:run") -> Iterator[Cluster]:
+def cluster(
+    place: Path, *, engine: str = "small_engine:run", names: tuple[str, ...] = ("one", "two")
+) -> Iterator[Cluster]:
     """A deployment on SQLite whose outbox runs here, as it does in the API."""
-    with _running(Cluster(place, engine=engine, clock=WallClock(place / "clock"))) as made:
+    with _running(Cluster(place, engine=engine, names=names, clock=WallClock(place / "clock"))) as made:
         yield made
 
 
