@@ -19,6 +19,13 @@ from aslconvert.workers.settings import Places
 HERE = Path(__file__).parent
 
 
+def figures(port: int) -> str:
+    """What Prometheus is told."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        told: str = answer.read().decode()
+    return told
+
+
 def test_a_worker_runs_jobs_counts_them_and_gives_back_on_sigterm(quick: Path, migrated: bytes) -> None:
     (quick / "jobs.db").write_bytes(migrated)
     with socket.socket() as probe:
@@ -39,14 +46,16 @@ def test_a_worker_runs_jobs_counts_them_and_gives_back_on_sigterm(quick: Path, m
         environment = {**os.environ, "PYTHONPATH": str(HERE)}
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
             wait_for(lambda: store.job(first).state is State.SUCCEEDED)
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-                told = answer.read().decode()
+            counted = 'aslconvert_attempts_total{code="",outcome="succeeded"} 1.0'
+            # It is counted after its outcome is stored.
+            wait_for(lambda: counted in figures(port))
+            told = figures(port)
             second = submit(do="count", to=100_000)
             wait_for(lambda: store.job(second).stage is not None)
             process.send_signal(signal.SIGTERM)
             _, written = process.communicate(timeout=60)
         assert process.returncode == 0
-        assert 'aslconvert_attempts_total{code="",outcome="succeeded"} 1.0' in told
+        assert counted in told
         assert 'aslconvert_jobs{queue="cpu",state="succeeded"} 1.0' in told
         lines = [json.loads(line) for line in written.splitlines() if line.startswith("{")]
         assert [line["outcome"] for line in lines if line["event"] == "attempt ends"] == ["succeeded", "given_back"]
