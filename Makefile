@@ -30,7 +30,7 @@ ROOMS := kernels converter workers service cli
 LINKS := $(addprefix .dev/aslconvert/,$(ROOMS))
 NATIVE_SOURCES := $(wildcard CMakeLists.txt cmake/*.cmake kernels/build.py) $(shell find kernels/csrc -type f 2>/dev/null)
 
-.PHONY: setup demo test lint bench-kernels bench-peers bench-service zoo soak compose-test fuzz sanitize clean
+.PHONY: setup demo test test-deep lint bench-kernels bench-peers bench-service zoo soak compose-test fuzz sanitize clean
 
 setup: $(STAMPS)/installed $(STAMPS)/kernels
 
@@ -38,7 +38,11 @@ demo: setup
 	$(BIN)/python examples/demo.py
 
 test: lint $(STAMPS)/services
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile -m 'not deep' $(PYTEST_FLAGS)
+
+# What `make test` leaves out for its time: conversions through a service that is cut off, restarted and distributed.
+test-deep: setup $(STAMPS)/services
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m deep
 
 lint: setup
 	$(BIN)/ruff check

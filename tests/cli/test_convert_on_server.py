@@ -94,7 +94,7 @@ def verified(out: Path) -> None:
     assert (out / "report.html").read_text().startswith("<!")
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_a_network_is_converted_over_a_line_that_breaks_and_a_service_that_is_restarted(place: Path) -> None:
     port, out = free_port(), place / "out"
     serve = ("serve", "--port", str(port), "--folder", str(place / "deployed"))
@@ -137,7 +137,7 @@ def test_a_network_is_converted_over_a_line_that_breaks_and_a_service_that_is_re
         assert not (place / "none").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_an_interrupted_conversion_is_gone_on_with(place: Path) -> None:
     port, out = free_port(), place / "out"
     url = f"http://127.0.0.1:{port}"
@@ -160,7 +160,7 @@ def test_an_interrupted_conversion_is_gone_on_with(place: Path) -> None:
         assert len(run("status", "--server", url)["jobs"]) == 1
 
 
-@pytest.mark.parametrize("engine", ["client_engine:run", pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("engine", ["client_engine:run", pytest.param(None, marks=pytest.mark.deep)])
 def test_a_celery_worker_over_postgresql_does_what_is_submitted(
     engine: str | None, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
