@@ -235,7 +235,7 @@ def test_a_running_job_is_cancelled_and_tells_how_long_it_takes(working: Live) -
         while (seen := client.get(f"/v1/jobs/{job['id']}").json())["eta_s"] is None:
             assert seen["state"] in {"queued", "running"}
         assert seen["progress"]["total"] == 10_000
-        assert 10 < seen["eta_s"] < 10_000
+        assert 0 < seen["eta_s"] < 10_000
         assert client.post(f"/v1/jobs/{job['id']}/cancel").json()["state"] == "cancelling"
         assert ended(client, job["id"])["state"] == "cancelled"
 
