@@ -26,9 +26,9 @@ take_wheels() {
     for folder in $(pip config get global.find-links 2>/dev/null || true); do
         for wheel in "$folder"/torch-2.13.0+cpu-*.whl; do
             [ -e "$wheel" ] || continue
-            mkdir -p "$root/opt/wheels"
-            cp "$wheel" "$root/opt/wheels/"
-            printf 'find-links = /opt/wheels\n' >>"$root/etc/pip.conf"
+            mkdir -p "$root/usr/local/share/wheels"
+            cp "$wheel" "$root/usr/local/share/wheels/"
+            printf 'find-links = /usr/local/share/wheels\n' >>"$root/etc/pip.conf"
         done
     done
 }
