@@ -31,6 +31,19 @@ DatabaseUrl = Annotated[
         show_default="a file in the folder",
     ),
 ]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="DIR|s3://",
+        envvar="ASLCONVERT_STORAGE",
+        help="Where blobs are kept.",
+        show_default="a folder in the folder",
+    ),
+]
+Strict = Annotated[
+    bool, typer.Option("--strict/--no-strict", help="Refuse jobs where the kernel grants less than the whole sandbox.")
+]
 DEFAULT_FOLDER = Path("aslconvert-data")
 
 

@@ -27,16 +27,6 @@ app = typer.Typer(
 )
 app.command("create-key", short_help="Make an API key.")(bootstrap)
 
-Storage = Annotated[
-    str | None,
-    typer.Option(
-        "--storage",
-        metavar="DIR|s3://",
-        envvar="ASLCONVERT_STORAGE",
-        help="Where blobs are kept.",
-        show_default="a folder in the folder",
-    ),
-]
 Redis = Annotated[
     str | None,
     typer.Option("--redis", metavar="URL", envvar="ASLCONVERT_REDIS", help="The broker.", show_default="none"),
@@ -72,7 +62,7 @@ def backup(
     *,
     folder: places.Folder = places.DEFAULT_FOLDER,
     database_url: places.DatabaseUrl = None,
-    storage: Storage = None,
+    storage: places.Storage = None,
     json: options.Json = False,
 ) -> None:
     """Copy all records as of one moment, and every blob that they hold, to a new folder, while the service works.
@@ -98,7 +88,7 @@ def restore(
     ] = False,
     folder: places.Folder = places.DEFAULT_FOLDER,
     database_url: places.DatabaseUrl = None,
-    storage: Storage = None,
+    storage: places.Storage = None,
     json: options.Json = False,
 ) -> None:
     """Check a backup's hashes and bring it into an empty deployment, on whichever database. Stop the service before."""
@@ -121,7 +111,7 @@ def fsck(
     deep: Annotated[bool, typer.Option("--deep", help="Read every blob and compare its hash.")] = False,
     folder: places.Folder = places.DEFAULT_FOLDER,
     database_url: places.DatabaseUrl = None,
-    storage: Storage = None,
+    storage: places.Storage = None,
     json: options.Json = False,
 ) -> None:
     """Compare blobs with records, both ways; changes nothing. Exit code 6 where data is lost or in danger."""
@@ -149,7 +139,7 @@ def gc(
     ] = 86400,
     folder: places.Folder = places.DEFAULT_FOLDER,
     database_url: places.DatabaseUrl = None,
-    storage: Storage = None,
+    storage: places.Storage = None,
     json: options.Json = False,
 ) -> None:
     """Expire old jobs and delete blobs that nobody holds, as the service does every five minutes."""

@@ -19,16 +19,7 @@ def serve(
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="The port to listen at.")] = 8765,
     folder: places.Folder = places.DEFAULT_FOLDER,
     database_url: places.DatabaseUrl = None,
-    storage: Annotated[
-        str | None,
-        typer.Option(
-            "--storage",
-            metavar="DIR|s3://",
-            envvar="ASLCONVERT_STORAGE",
-            help="Where blobs are kept.",
-            show_default="a folder in the folder",
-        ),
-    ] = None,
+    storage: places.Storage = None,
     redis: Annotated[
         str | None,
         typer.Option(
@@ -48,10 +39,7 @@ def serve(
     metrics: Annotated[
         bool, typer.Option("--metrics/--no-metrics", envvar="ASLCONVERT_METRICS", help="Answer Prometheus at /metrics.")
     ] = False,
-    strict: Annotated[
-        bool,
-        typer.Option("--strict/--no-strict", help="Refuse jobs where the kernel grants less than the whole sandbox."),
-    ] = False,
+    strict: places.Strict = False,
     engine: Annotated[str | None, typer.Option("--engine", hidden=True)] = None,
 ) -> None:
     """Serve the REST API until SIGTERM, which lets requests end and gives the running job back with its state.

@@ -5,46 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from aslconvert.cli import places
 from aslconvert.cli.console import answer_stream, say
 from aslconvert.converter.errors import InfrastructureError
 
 
 def worker(
     *,
-    folder: Annotated[
-        Path,
-        typer.Option(
-            "--folder",
-            metavar="DIR",
-            envvar="ASLCONVERT_FOLDER",
-            help="Where jobs run; the database and the blobs lie there too, unless they are named.",
-        ),
-    ] = Path("aslconvert-data"),
-    database_url: Annotated[
-        str | None,
-        typer.Option(
-            "--database-url",
-            metavar="URL",
-            envvar="ASLCONVERT_DATABASE_URL",
-            help="sqlite:/// or postgresql://",
-            show_default="a file in the folder",
-        ),
-    ] = None,
-    storage: Annotated[
-        str | None,
-        typer.Option(
-            "--storage",
-            metavar="DIR|s3://",
-            envvar="ASLCONVERT_STORAGE",
-            help="Where blobs are kept.",
-            show_default="a folder in the folder",
-        ),
-    ] = None,
+    folder: places.Folder = places.DEFAULT_FOLDER,
+    database_url: places.DatabaseUrl = None,
+    storage: places.Storage = None,
     redis: Annotated[
         str | None,
         typer.Option(
@@ -84,10 +58,7 @@ def worker(
         str, typer.Option("--metrics-address", metavar="IP", help="On this address.")
     ] = "127.0.0.1",
     engine: Annotated[str | None, typer.Option("--engine", hidden=True)] = None,
-    strict: Annotated[
-        bool,
-        typer.Option("--strict/--no-strict", help="Refuse jobs where the kernel grants less than the whole sandbox."),
-    ] = False,
+    strict: places.Strict = False,
 ) -> None:
     """Run jobs one at a time, each in a sandbox. SIGTERM gives the running job back, with its state, and ends."""
     with answer_stream():
@@ -113,15 +84,15 @@ def worker(
         if device is not None and device != "cpu":
             gpu = require_gpu(int(device.removeprefix("cuda:")))
             say(f"aslconvert: jobs are healed on {device}, {gpu.name}, {gpu.free_mib} MiB free.")
-        places = Places(folder=folder, database=database_url, storage=storage, redis=redis)
-        with places.opened() as (store, blobs):
+        where = Places(folder=folder, database=database_url, storage=storage, redis=redis)
+        with where.opened() as (store, blobs):
             one = Worker(
-                store, blobs, queues=queues, folder=places.work, settings=settings, lease_seconds=lease, name=name
+                store, blobs, queues=queues, folder=where.work, settings=settings, lease_seconds=lease, name=name
             )
             if metrics_port is not None:
                 serve_metrics(store, address=metrics_address, port=metrics_port)
-            if places.redis is not None:
-                run_worker(make_app(places.redis), one, queues=queues)
+            if where.redis is not None:
+                run_worker(make_app(where.redis), one, queues=queues)
                 return
             for number in (signal.SIGTERM, signal.SIGINT):
                 # In a thread: the handler may have interrupted the worker at the lock that stopping takes.

@@ -62,6 +62,8 @@ def convert(model: str, *, data: str, out: Path, options: ConvertOptions, progre
         need_torch_pruning()
     if healing_device(options.device).type == "cuda":
         progress.note(f"Variants are healed on {torch.cuda.get_device_name()}; latency is measured on the CPU.")
+    elif options.device == "auto" and torch.cuda.is_available():
+        progress.note("There is a GPU, but the kernels were built without CUDA: variants are healed on the CPU.")
     blocking = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
     if blocking is not None and not options.dry_run:
         raise UsageError("out", f"'{blocking}' is a file: nothing can be written into '{out}'.", hint="Name a folder.")
