@@ -11,7 +11,7 @@ import vl_convert
 
 from peers.methods import METHODS
 
-PALETTE = ("#d62728", "#ff9896", "#7f7f7f", "#1f77b4", "#17becf", "#9467bd", "#2ca02c", "#98df8a", "#bcbd22")
+PALETTE = ("#d62728", "#ff9896", "#e377c2", "#7f7f7f", "#1f77b4", "#17becf", "#9467bd", "#2ca02c", "#98df8a", "#bcbd22")
 SIZE = (420, 300)
 COLUMNS = 2
 LEAST_SPREAD = 1e-3

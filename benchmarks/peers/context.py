@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from aslconvert.converter.pipeline.healing_pool import healing_pool
 from aslconvert.converter.pipeline.plan_search import QUICK_ROUNDS
 from aslconvert.converter.pipeline.planned import Planned
 from aslconvert.converter.pipeline.planning import find_plans
+from aslconvert.converter.pipeline.pruned import pruned_plans
+from aslconvert.converter.pipeline.style import find_style
 from aslconvert.converter.pipeline.subject import Subject, open_subject
 from aslconvert.converter.pipeline.timing import Timer
 from aslconvert.converter.progress import SilentProgress
@@ -84,24 +87,17 @@ class Context:
         path = self.folder / "plans.json"
         if path.is_file():
             return [Planned(**record) for record in json.loads(path.read_text())]
-        settings = self.settings
-        timer = Timer(self.subject.example, threads=settings.threads, seed=self.options.seed)
-        if not settings.compile:
-            timer.unavailable["compile"] = "not asked for"
-        try:
-            timer.add_original(self.subject.original)
+        with self._timer() as timer:
             found = find_plans(
                 self.subject,
                 self.batches,
                 timer,
                 self.options,
                 fastest=timer.fastest_original(rounds=QUICK_ROUNDS),
-                threads=settings.threads,
+                threads=self.settings.threads,
                 progress=SilentProgress(),
-                aims=settings.speedups or None,
+                aims=self.settings.speedups or None,
             )
-        finally:
-            timer.close()
         plans = found.plans
         if found.refusal is not None:
             self._refused.write_text(found.refusal.message)
@@ -109,6 +105,37 @@ class Context:
         plans = sorted(plans, key=lambda planned: planned.target)
         path.write_text(json.dumps([asdict(planned) for planned in plans]))
         return plans
+
+    def pruned_plans(self) -> list[Planned]:
+        """What `convert --allow prune` adds to ``plans``: likewise found once."""
+        path = self.folder / "pruned.json"
+        if path.is_file():
+            return [Planned(**record) for record in json.loads(path.read_text())]
+        plans = [] if self.refusal is not None else self.plans()
+        with self._timer() as timer:
+            found, _ = pruned_plans(
+                self.subject,
+                plans,
+                timer,
+                self.options,
+                runtime=timer.fastest_original(rounds=QUICK_ROUNDS)[0],
+                progress=SilentProgress(),
+                style=find_style(self.subject, timer, seed=self.options.seed),
+                aims=self.settings.speedups or None,
+            )
+        path.write_text(json.dumps([asdict(planned) for planned in found]))
+        return found
+
+    @contextmanager
+    def _timer(self) -> Iterator[Timer]:
+        timer = Timer(self.subject.example, threads=self.settings.threads, seed=self.options.seed)
+        if not self.settings.compile:
+            timer.unavailable["compile"] = "not asked for"
+        try:
+            timer.add_original(self.subject.original)
+            yield timer
+        finally:
+            timer.close()
 
     @property
     def refusal(self) -> str | None:

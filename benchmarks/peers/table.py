@@ -8,6 +8,7 @@ from typing import Any
 
 from peers.methods import METHODS
 from peers.tasks import MINOR
+from peers.verdict import section as equal_latency
 
 Row = dict[str, Any]
 
@@ -103,7 +104,7 @@ def _section(task: str, budget: str, rows: Sequence[Row], note: str) -> list[str
             f"| {', '.join(sorted({row['runtime'] for row in part}))} "
             f"| {_spread([row['healing_steps'] for row in part], 0)} |"
         )
-    return [*lines, ""]
+    return [*lines, "", *equal_latency(rows)]
 
 
 def _relative(rows: Sequence[Row]) -> str:

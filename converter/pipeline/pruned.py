@@ -64,26 +64,22 @@ def pruned_plans(
     runtime: str,
     progress: Progress,
     style: Style = FUSED_STYLE,
+    aims: Sequence[float] | None = None,
 ) -> tuple[list[Planned], dict[str, str]]:
     """For the speed-up of every plan a pruned variant of the next slower one, and the original merely pruned.
 
     Both kinds so meet their rivals at equal latency: whether to shift more sites or to cut channels of fewer shifted
-    ones is decided by the loss. Each takes the smallest share whose stand-in measures the speed-up. Also the reason for
-    each variant that cannot be had, by id.
+    ones is decided by the loss. Where a wished-for speed-up is beyond all plans, the fastest plan and the original are
+    pruned towards it. Each takes the smallest share whose stand-in measures the speed-up. ``aims``: these are wished
+    for, instead of what the options wish. Also the reason for each variant that cannot be had, by id.
     """
     progress.stage("pruned plans")
     search = _Search(subject, timer, runtime, options, style)
     untouched = Planned("original", dict.fromkeys((site.name for site in subject.sites), None), 1.0, 1.0)
-    ladder = [untouched, *sorted(plans, key=lambda planned: planned.target)]
-    aims = [(base, planned.target) for base, planned in pairwise(ladder)]
-    wanted = [planned.target for planned in plans] or list(DEFAULT_SPEEDUPS)
-    focus = options.min_speedup or sorted(wanted)[len(wanted) // 2]
-    merely = min((target for target in wanted if target >= focus), default=max(wanted))
-    if all(aim != (untouched, merely) for aim in aims):
-        aims.append((untouched, merely))
+    pairs = _pairs(untouched, plans, options, aims)
     found: list[Planned] = []
     left_out: dict[str, str] = {}
-    for number, (base, target) in enumerate(aims):
+    for number, (base, target) in enumerate(pairs):
         name = f"x{target:.2f}-pruned{'-only' if base is untouched else ''}"
         try:
             planned = search.towards(name, base, target)
@@ -99,10 +95,30 @@ def pruned_plans(
                     f"Without {planned.prune:.0%} of the channels of the groups that allow it, it is "
                     f"{planned.expected:.2f} times as fast as the original, before that {base.expected:.2f} times."
                 )
-        progress.update(number + 1, len(aims), "pruned plans")
+        progress.update(number + 1, len(pairs), "pruned plans")
     for name, reason in left_out.items():
         progress.note(f"{name} is left out: {reason}")
     return found, left_out
+
+
+def _pairs(
+    untouched: Planned, plans: Sequence[Planned], options: ConvertOptions, aims: Sequence[float] | None
+) -> list[tuple[Planned, float]]:
+    """What is to be pruned towards which speed-up, none twice."""
+    ladder = [untouched, *sorted(plans, key=lambda planned: planned.target)]
+    wishes = list(aims or ([options.min_speedup] if options.min_speedup else DEFAULT_SPEEDUPS))
+    wanted = [planned.target for planned in plans] or wishes
+    focus = options.min_speedup or sorted(wanted)[len(wanted) // 2]
+    merely = min((target for target in wanted if target >= focus), default=max(wanted))
+    beyond = sorted(target for target in wishes if target > ladder[-1].target)
+    if aims is None:
+        # What nobody asked for takes healing time from what was: the nearest and the furthest tell enough.
+        beyond = [*beyond[:1], *beyond[1:][-1:]]
+    pairs = [(base, planned.target) for base, planned in pairwise(ladder)]
+    for base, target in [(untouched, merely), *((base, to) for to in beyond for base in (ladder[-1], untouched))]:
+        if (base, target) not in pairs:
+            pairs.append((base, target))
+    return pairs
 
 
 class _Search:

@@ -28,7 +28,7 @@ from aslconvert.converter.passes.fold_batch_norm import fold_batch_norm
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NAMES = (
-    *("chart", "context", "methods", "run", "sites", "table", "timing", "__main__"),
+    *("chart", "context", "methods", "run", "sites", "table", "timing", "verdict", "__main__"),
     *("methods.chains", "methods.cp", "methods.fitted", "methods.ours", "methods.prune", "methods.separable"),
     *("methods.tucker", "tasks.segment", "tasks.sprites", "tasks.task", "tasks.train"),
 )
@@ -205,7 +205,7 @@ def test_a_whole_short_run_has_every_method(peers: dict[str, ModuleType], small:
     folder = peers["run"].folder_of(small, settings, seed=0, work=tmp_path / "work")
     assert len(list(folder.glob("*.heal.pt"))) == len(methods) - 1
     peers["run"].drop_checkpoints(folder)
-    assert {path.name for path in folder.iterdir()} <= {"model.pt2", "plans.json", "refused.txt"}
+    assert {path.name for path in folder.iterdir()} <= {"model.pt2", "plans.json", "pruned.json", "refused.txt"}
     wanted = {"task": "small", "seed": 0, "budget": settings.label}
     assert peers["run"].missing(rows, left_out, methods, wanted) == []
     assert peers["run"].missing(rows, left_out, methods, {**wanted, "seed": 1}) == methods
@@ -244,6 +244,37 @@ def test_the_table_averages_seeds_and_finds_the_fastest_within_the_loss(peers: d
     page = peers["table"].page(record)
     assert "| asl | 5.50 ± 4.95 |" in page
     assert "| asl | a | 0.0000 ± 0.0000 | 0.0 ± 0.0 % | 0.0000 .. 0.0000 | 3.00 ± 1.41 |" in page
+
+
+def test_at_equal_latency_the_best_of_ours_that_is_as_fast_is_held_against_each_other_point(
+    peers: dict[str, ModuleType],
+) -> None:
+    narrow = {"loss_ci": [0.0, 0.0]}
+    rows = [
+        _row(point="slow", speedup=2.0, loss=0.01, **narrow), _row(point="slow", seed=1, speedup=2.0, loss=0.03, **narrow),
+        _row(method="asl-prune", point="fast", speedup=4.0, loss=0.1, **narrow),
+        # As fast as our slow one but for the noise; its seeds scatter.
+        _row(method="cp", point="near", speedup=2.04, loss=0.03, **narrow),
+        _row(method="cp", point="far", speedup=2.04, loss=0.05, **narrow),
+        # Faster than our slow one: the fast one is its rival.
+        _row(method="tucker", point="better", speedup=3.0, loss=0.05, **narrow),
+        _row(method="tucker", point="beyond", speedup=5.0, loss=0.5, **narrow),
+        _row(method="tucker", point="slower", speedup=1.02, loss=-0.5, **narrow),
+    ]  # fmt: skip
+    found = {entry.point: entry for entry in peers["verdict"].compared(rows)}
+    assert {name: entry.verdict for name, entry in found.items()} == {
+        "near": "tie", "far": "ahead", "better": "behind", "beyond": "out of reach"
+    }  # fmt: skip
+    assert found["near"].ours == found["far"].ours == "asl slow"
+    assert found["far"].ahead == pytest.approx(0.03)
+    assert found["far"].spread == pytest.approx(0.02)
+    assert found["better"].ours == "asl-prune fast"
+    lines = peers["verdict"].section(rows)
+    assert "ahead 1, tie 1, behind 1, out of reach 1" in lines[0]
+    assert peers["verdict"].section([_row()]) == []
+    # What the size of the test split leaves open is no difference, however alike the seeds are.
+    wide = [_row(speedup=2.0, loss_ci=[-0.1, 0.1]), _row(method="cp", speedup=2.0, loss=0.03, loss_ci=[-0.07, 0.13])]
+    assert peers["verdict"].compared(wide)[0].verdict == "tie"
 
 
 def test_rows_of_earlier_runs_are_kept(

@@ -12,7 +12,7 @@ from peers.context import Context
 from peers.methods.cp import SHARES as CP_SHARES
 from peers.methods.cp import cp
 from peers.methods.fitted import decomposed
-from peers.methods.ours import fitted_variants, random_variants
+from peers.methods.ours import fitted_variants, pruned_variants, random_variants
 from peers.methods.prune import RATIOS, pruned
 from peers.methods.separable import MULTIPLIERS, separable
 from peers.methods.tucker import SHARES as TUCKER_SHARES
@@ -21,6 +21,7 @@ from peers.methods.tucker import tucker
 METHODS = {
     "asl": "our conversion, every plan of its frontier",
     "asl-int8": "the same variants in 8 bits, after healing",
+    "asl-prune": "what `--allow prune` adds: plans that lose channels too, and the original merely pruned",
     "int8": "the original in 8 bits, which is not healed",
     "separable": "every 3x3 as M depthwise 3x3 a channel and a 1x1, least squares on calibration data",
     "tucker": "every 3x3 by Tucker-2 to a share of its channels, the last 1x1 by least squares likewise",
@@ -39,11 +40,11 @@ Variants = Iterator[tuple[str, fx.GraphModule]]
 
 
 def few(values: Sequence[Item], points: int | None) -> list[Item]:
-    """``points`` of ``values`` at most, spread evenly; a single one is the middle one."""
+    """``points`` of ``values`` at most, spread evenly; a single one is the first, which methods have as their fastest."""
     if points is None or points >= len(values):
         return list(values)
     if points == 1:
-        return [values[len(values) // 2]]
+        return [values[0]]
     return [values[round(i * (len(values) - 1) / (points - 1))] for i in range(points)]
 
 
@@ -54,6 +55,10 @@ def variants(method: str, context: Context) -> Variants:
     if method == "asl":
         # The whole frontier, but in a quick run.
         yield from fitted_variants(context, few(context.plans(), settings.points if settings.quick else None))
+    elif method == "asl-prune":
+        # Without the plans the cuts would not know what they are rivals of.
+        context.plans()
+        yield from pruned_variants(context, few(context.pruned_plans(), settings.points if settings.quick else None))
     elif method == "scratch":
         yield from random_variants(context, few(context.plans(), settings.points))
     elif method == "separable":

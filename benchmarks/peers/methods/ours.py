@@ -16,6 +16,7 @@ from aslconvert.converter.heal.optimiser import shift_names
 from aslconvert.converter.ir.graph import attribute
 from aslconvert.converter.passes.replace_sites import replace_sites
 from aslconvert.converter.pipeline.planned import Planned
+from aslconvert.converter.pipeline.pruned import cut
 from aslconvert.converter.search.candidates import stand_in
 from peers.context import Context
 
@@ -32,6 +33,25 @@ def fitted_variants(context: Context, plans: Sequence[Planned]) -> Iterator[tupl
             subject.gm, subject.sites, rows, context.batches, importance=importance, in_order=planned.in_order
         )
         yield planned.id, replace_sites(subject.gm, {name: fit.block for name, fit in fits.items()})
+
+
+def pruned_variants(context: Context, plans: Sequence[Planned]) -> Iterator[tuple[str, fx.GraphModule]]:
+    """Each plan fitted, and then cut as its share says, by name."""
+    # Plans come in the order of the ladder: several that are cut of one base share its fit.
+    fitted: dict[tuple[tuple[str, int | None], ...], fx.GraphModule] = {}
+    for planned in plans:
+        key = tuple(planned.plan.items())
+        if key not in fitted:
+            fitted[key] = next(fitted_variants(context, [planned]))[1]
+        made = cut(
+            fitted[key],
+            context.subject,
+            context.batches,
+            context.pool,
+            share=planned.prune,
+            seed=context.options.seed,
+        )
+        yield planned.id, made.gm
 
 
 def random_variants(context: Context, plans: Sequence[Planned]) -> Iterator[tuple[str, fx.GraphModule]]:

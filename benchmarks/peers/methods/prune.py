@@ -21,7 +21,7 @@ from aslconvert.converter.passes.fold_batch_norm import fold_batch_norm
 from aslconvert.converter.passes.prepare import prepare
 from peers.tasks.task import Loss, Task
 
-RATIOS = (0.25, 0.4, 0.55)
+RATIOS = (0.55, 0.4, 0.25)
 """Shares of the channels of every group that go."""
 
 ROUND_TO = 4

@@ -1,0 +1,144 @@
+"""At equal latency: what each point of every other method loses against the best of ours that is as fast."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Row = dict[str, Any]
+
+OURS = ("asl", "asl-int8", "asl-prune")
+"""What a conversion makes, with `--allow int8,prune`."""
+
+AS_FAST = 0.97
+"""A point counts as being as fast from this share of the other's speed-up: latencies are not known better."""
+
+PAYS = 1.05
+"""A point that is not faster than the original by this is no rival: the original itself loses nothing."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One point of another method, means over seeds; ``ours`` names the point of ours, None where none is as fast.
+
+    ``ahead``: what the other loses more; ``spread``: of that difference, see ``compared``.
+    """
+
+    method: str
+    point: str
+    speedup: float
+    loss: float
+    ours: str | None
+    our_speedup: float
+    our_loss: float
+    ahead: float
+    spread: float
+
+    @property
+    def verdict(self) -> str:
+        """ "ahead", "tie" or "behind", as ours is; "out of reach" where none of ours is as fast."""
+        if self.ours is None:
+            return "out of reach"
+        if abs(self.ahead) <= self.spread:
+            return "tie"
+        return "ahead" if self.ahead > 0 else "behind"
+
+
+@dataclass(frozen=True)
+class _Point:
+    method: str
+    point: str
+    speedup: float
+    loss: float
+    error: float
+
+
+def compared(rows: Sequence[Row]) -> list[Comparison]:
+    """The points of all other methods of one task and budget that pay, each against the best of ours.
+
+    The spread is twice the standard error of the difference: of each mean the larger one of what seeds scatter by
+    and what the test split's size leaves open, which is the same for all seeds and of which pairs share a part.
+    """
+    points = _points(rows)
+    ours = [point for point in points if point.method in OURS]
+    found = []
+    for other in points:
+        if other.method in OURS or other.speedup < PAYS:
+            continue
+        rivals = [point for point in ours if point.speedup >= AS_FAST * other.speedup]
+        best = min(rivals, key=lambda point: point.loss, default=None)
+        if best is None:
+            found.append(
+                Comparison(other.method, other.point, other.speedup, other.loss, None, math.nan, math.nan, math.nan, 0)
+            )
+            continue
+        found.append(
+            Comparison(
+                method=other.method,
+                point=other.point,
+                speedup=other.speedup,
+                loss=other.loss,
+                ours=f"{best.method} {best.point}",
+                our_speedup=best.speedup,
+                our_loss=best.loss,
+                ahead=other.loss - best.loss,
+                spread=2 * math.hypot(other.error, best.error),
+            )
+        )
+    return found
+
+
+def section(rows: Sequence[Row]) -> list[str]:
+    """Lines of Markdown: the comparisons of one task and budget, and how they ended."""
+    entries = compared(rows)
+    if not entries:
+        return []
+    counts = {
+        name: sum(entry.verdict == name for entry in entries) for name in ("ahead", "tie", "behind", "out of reach")
+    }
+    lines = [
+        "At equal latency, each point of another method against the best of ours that is as fast (`verdict.py`): "
+        + ", ".join(f"{name} {count}" for name, count in counts.items())
+        + ".",
+        "",
+        "| method | point | speed-up | loss | ours | speed-up | loss | ours loses less by | verdict |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for entry in sorted(entries, key=lambda entry: entry.speedup):
+        told = f"| {entry.method} | {entry.point} | {entry.speedup:.2f} | {entry.loss:.4f} "
+        if entry.ours is None:
+            lines.append(f"{told}| | | | | {entry.verdict} |")
+        else:
+            lines.append(
+                f"{told}| {entry.ours} | {entry.our_speedup:.2f} | {entry.our_loss:.4f} "
+                f"| {entry.ahead:.4f} ± {entry.spread:.4f} | {entry.verdict} |"
+            )
+    return [*lines, ""]
+
+
+def _points(rows: Sequence[Row]) -> list[_Point]:
+    parts: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        parts.setdefault((row["method"], row["point"]), []).append(row)
+    return [
+        _Point(
+            method,
+            point,
+            statistics.mean(row["speedup"] for row in part),
+            statistics.mean(row["loss"] for row in part),
+            _error(part),
+        )
+        for (method, point), part in parts.items()
+    ]
+
+
+def _error(rows: Sequence[Row]) -> float:
+    """Standard error of the mean loss."""
+    # 95 % of a normal distribution are 3.92 deviations wide.
+    sampling = statistics.mean((row["loss_ci"][1] - row["loss_ci"][0]) / 3.92 for row in rows)
+    if len(rows) == 1:
+        return sampling
+    return max(sampling, statistics.stdev(row["loss"] for row in rows) / math.sqrt(len(rows)))
