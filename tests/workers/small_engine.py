@@ -15,6 +15,9 @@ class Told(Exception):
 
 def run(*, kind: str, payload: dict[str, Any], folder: Path, tell: Callable[..., None]) -> dict[str, Any]:
     options = dict(payload["options"])
+    if "do" not in options:
+        # Those of a job that came over HTTP are a conversion's.
+        options = {"do": options["metric"], "to": options.get("heal_steps"), "pause": 0.03}
     out = folder / "out"
     out.mkdir(exist_ok=True)
     tell("stage", stage="at work")
