@@ -10,12 +10,18 @@ from dataclasses import replace
 from aslconvert.workers.errors import UserError
 from aslconvert.workers.jobs import Queue
 from aslconvert.workers.policy import SupervisorSettings
+from aslconvert.workers.sandbox.limits import Limits
 
 _DEVICE = re.compile(r"cpu|cuda:(\d{1,3})")
 
 
 def settings_for(
-    *, queues: Sequence[str] | None, device: str | None, engine: str | None, strict: bool
+    *,
+    queues: Sequence[str] | None,
+    device: str | None,
+    engine: str | None,
+    strict: bool,
+    limits: Limits,
 ) -> tuple[tuple[Queue, ...], SupervisorSettings]:
     """The queues to work off and the settings of the supervisor.
 
@@ -31,7 +37,7 @@ def settings_for(
         raise UserError("queue", f"There is no queue {unknown[0]!r}.", hint=f"There are {', '.join(Queue)}.")
     threads = str(len(os.sched_getaffinity(0)))
     environment = {"OMP_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": match.group(1) or ""}
-    settings = SupervisorSettings(environment=environment, strict=strict)
+    settings = SupervisorSettings(environment=environment, strict=strict, limits=limits)
     if engine is not None:
         # Another engine is found where this process finds its modules.
         environment["PYTHONPATH"] = os.environ.get("PYTHONPATH", "")

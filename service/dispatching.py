@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 from aslconvert.service.context import Context
 from aslconvert.service.settings import Settings
@@ -12,6 +13,7 @@ from aslconvert.workers.dispatch.embedded import Embedded
 from aslconvert.workers.errors import InfrastructureError
 from aslconvert.workers.jobs import Queue
 from aslconvert.workers.policy import SupervisorSettings
+from aslconvert.workers.sandbox.limits import Limits
 from aslconvert.workers.worker import Worker
 
 
@@ -69,8 +71,10 @@ def running(context: Context) -> Iterator[None]:
 def supervision(settings: Settings) -> SupervisorSettings:
     """How the embedded worker runs jobs: with every core that this process may use."""
     environment = {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))), "CUDA_VISIBLE_DEVICES": ""}
+    limits = Limits(folder_bytes=settings.job_bytes, folder_files=settings.job_files)
+    usual = SupervisorSettings(environment=environment, strict=settings.strict, limits=limits)
     if settings.engine is None:
-        return SupervisorSettings(environment=environment, strict=settings.strict)
+        return usual
     # Another engine is found where this process finds its modules.
     environment["PYTHONPATH"] = os.environ.get("PYTHONPATH", "")
-    return SupervisorSettings(environment=environment, strict=settings.strict, engine=settings.engine)
+    return replace(usual, engine=settings.engine)

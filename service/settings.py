@@ -48,6 +48,9 @@ class Settings(BaseSettings):
 
     body_bytes: Annotated[int, Field(ge=1)] = 1 << 20
     """Of requests that carry JSON; uploads have limits of their own."""
+    job_bytes: Annotated[int, Field(ge=1)] = 64 << 30
+    job_files: Annotated[int, Field(ge=1)] = 250_000
+    """All files of one job at work together, where ``embedded``."""
     upload_bytes: Annotated[int, Field(ge=1)] = 16 << 30
     form_bytes: Annotated[int, Field(ge=1)] = 64 << 20
     """Of an upload that comes in one request, as a form."""

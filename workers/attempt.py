@@ -49,6 +49,7 @@ MOST_UNITS = 2**53
 
 CHUNK = 1 << 20
 
+FILES_HINT = "Give it less data, or have the worker allow more (ASLCONVERT_JOB_BYTES, ASLCONVERT_JOB_FILES)."
 
 _OUTCOMES = {State.FAILED: Outcome.FAILED, State.CANCELLED: Outcome.CANCELLED}
 """What became of a job whose attempt was to be tried again, where that is not the queue."""
@@ -86,6 +87,7 @@ class Attempt:
         self.reason: Problem | None = None
         self._why = ""
         """What ended the process before its time: cancelled, stopping or time_limit."""
+        self._excess = ""
 
     def run(self) -> Outcome:
         """See it through.
@@ -182,9 +184,11 @@ class Attempt:
             if not running:
                 self._listen(sandbox)
                 return
-            if now >= deadline:
+            self._excess = self._excess or sandbox.excess()
+            if now >= deadline or self._excess:
+                # A job that is over the limit on its files is not given time to write more.
                 sandbox.kill()
-            if now - saved >= settings.checkpoint and not self._why:
+            elif now - saved >= settings.checkpoint and not self._why:
                 saved = now
                 self._keep_state()
 
@@ -272,6 +276,8 @@ class Attempt:
             self._keep_state()
             self._surely(lambda: self._store.cancelled(self._claim))
             return Outcome.CANCELLED
+        if self._excess:
+            return self._ended_by(problem("files_limit", self._excess, kind="user", hint=FILES_HINT))
         if self._why == "stopping" and not self._input_is_wrong():
             self._keep_state()
             self._surely(lambda: self._store.give_back(self._claim))

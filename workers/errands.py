@@ -49,7 +49,8 @@ def run_errand(errand: Errand, *, folder: Path, stopping: Callable[[], bool]) ->
     The kernel ends that process with the thread that calls this.
 
     Raises:
-        UserError: the work says that its input is wrong, or it took longer than it may (``time_limit``).
+        UserError: the work says that its input is wrong, it took longer than it may (``time_limit``), or it wrote
+            more files than it may (``files_limit``).
         InfrastructureError: disk, memory, or a killed process.
         InternalError: it crashed, or its result cannot be read.
         Interrupted: ``stopping`` said so.
@@ -97,6 +98,8 @@ def _follow(sandbox: Sandbox, errand: Errand, stopping: Callable[[], bool]) -> E
             return failure
         if stopping():
             raise Interrupted
+        if excess := sandbox.excess():
+            raise UserError("files_limit", excess, hint="Send a smaller file.")
         if time.monotonic() > until:
             raise UserError("time_limit", f"It took longer than {errand.seconds:.0f} s.")
 

@@ -43,6 +43,19 @@ def worker(
     lease: Annotated[
         float, typer.Option("--lease", min=1, max=3600, help="Seconds until a silent worker is given up.")
     ] = 30.0,
+    job_bytes: Annotated[
+        int,
+        typer.Option(
+            "--job-bytes",
+            min=1,
+            envvar="ASLCONVERT_JOB_BYTES",
+            help="All files of one job together; a job that writes more is ended.",
+            show_default="64 GiB",
+        ),
+    ] = 64 << 30,
+    job_files: Annotated[
+        int, typer.Option("--job-files", min=1, envvar="ASLCONVERT_JOB_FILES", help="Likewise, how many there may be.")
+    ] = 250_000,
     metrics_port: Annotated[
         int | None,
         typer.Option(
@@ -68,6 +81,7 @@ def worker(
             from aslconvert.workers.gpus import require_gpu
             from aslconvert.workers.logs import set_up_logs
             from aslconvert.workers.metrics import serve_metrics
+            from aslconvert.workers.sandbox.limits import Limits
             from aslconvert.workers.settings import Places
             from aslconvert.workers.worker import Worker
 
@@ -80,7 +94,13 @@ def worker(
 
         set_up_logs()
         os.umask(0o077)  # models and data of tenants pass through the folder
-        queues, settings = settings_for(queues=queue, device=device, engine=engine, strict=strict)
+        queues, settings = settings_for(
+            queues=queue,
+            device=device,
+            engine=engine,
+            strict=strict,
+            limits=Limits(folder_bytes=job_bytes, folder_files=job_files),
+        )
         if device is not None and device != "cpu":
             gpu = require_gpu(int(device.removeprefix("cuda:")))
             say(f"aslconvert: jobs are healed on {device}, {gpu.name}, {gpu.free_mib} MiB free.")

@@ -1,4 +1,4 @@
-"""A small deployment of real processes: Redis, Celery workers, a database and a folder of blobs."""
+"""A small deployment of real processes: Redis, Celery workers, a database, a folder of blobs, an API where asked."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "workers"))
 
 import postgres
+from api import Api
 from wall import WallClock
 
 from aslconvert.workers.database import Database, migrate
@@ -88,6 +89,7 @@ class Cluster:
     server: postgres.Cluster | None = None
     workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     started: int = 0
+    api: Api | None = None
 
     def __post_init__(self) -> None:
         self.url = self.url or f"sqlite:///{self.place / 'jobs.db'}"
@@ -98,7 +100,7 @@ class Cluster:
         self.redis = Redis(self.place / "redis", _free_port())
         self.redis.start()
         self.app = make_app(self.redis.url)
-        self.outbox = Outbox(self.store, sender(self.app), pause=0.2, resend_after=5.0)
+        self.start_outbox()
         for name in self.names:
             self.start_worker(name)
 
@@ -115,6 +117,29 @@ class Cluster:
         environment = {**os.environ, "PYTHONPATH": str(ENGINES), **(self.clock.environment if self.clock else {})}
         self.workers[name] = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         log.close()
+
+    def start_outbox(self) -> None:
+        """Tell the workers of jobs from here, as an API does."""
+        self.outbox = Outbox(self.store, sender(self.app), pause=0.2, resend_after=5.0)
+        self.outbox.__enter__()
+
+    @contextlib.contextmanager
+    def without_outbox(self) -> Iterator[None]:
+        """Tell nobody meanwhile."""
+        self.outbox.__exit__(None, None, None)
+        try:
+            yield
+        finally:
+            self.start_outbox()
+
+    def running_api(self) -> Api:
+        """The REST service with a model and data, started when it is first asked for."""
+        if self.api is None:
+            where = ["--database-url", self.url, "--storage", str(self.place / "blobs"), "--redis", self.redis.url]
+            self.api = Api(self.place, _free_port(), where, self.clock.environment if self.clock else {})
+            self.api.start()
+            self.api.upload()
+        return self.api
 
     def stop_worker(self, name: str, how: signal.Signals) -> None:
         process = self.workers.pop(name)
@@ -135,6 +160,9 @@ class Cluster:
         for name in list(self.workers):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.stop_worker(name, signal.SIGKILL)
+        if self.api is not None:
+            self.api.kill()
+        self.outbox.__exit__(None, None, None)
         self.redis.kill()
         self.database.close()
 
@@ -163,8 +191,7 @@ def postgres_cluster(place: Path, binaries: Path) -> Iterator[Cluster]:
 @contextlib.contextmanager
 def _running(made: Cluster) -> Iterator[Cluster]:
     try:
-        with made.outbox:
-            yield made
+        yield made
     finally:
         made.close()
 

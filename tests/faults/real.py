@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from cluster import Cluster, cluster, wait_for
-from soak import Tally, kill_sandbox, kill_worker, stop_worker
+from soak import kill_sandbox, kill_worker, stop_worker
+from tally import Tally
 from torch import nn
 
 from aslconvert.workers.jobs import FINISHED, Kind, NewJob, Queue, State

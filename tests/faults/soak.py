@@ -15,14 +15,11 @@ import os
 import random
 import signal
 import sqlite3
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -30,56 +27,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "workers"))
 
 import postgres
 from cluster import Cluster, cluster, postgres_cluster, wait_for
+from over_http import hit_api
+from tally import JOBS, PATIENCE, PAUSE, STEPS, Hit, Tally
 
 from aslconvert.workers.jobs import FINISHED, Job, Kind, NewJob, Queue, State
 
-JOBS = 3
-STEPS = 60
-PAUSE = 0.03
-PATIENCE = 90.0
 FLUSHED = 0.7
 CANCELLED_WITHIN = 5.0
 DISK_MIB = 64
-
-
-@dataclass
-class Tally:
-    """What happened in all runs; ``recovery_s`` is the time from a fault to the next sign of a job that it hit."""
-
-    runs: int = 0
-    lost: int = 0
-    duplicated: int = 0
-    wrong: int = 0
-    unusable_checkpoints: int = 0
-    cancelled_late: int = 0
-    faults: dict[str, int] = field(default_factory=Counter)
-    recovery_s: list[float] = field(default_factory=list)
-
-    @property
-    def clean(self) -> bool:
-        """Whether nothing went wrong."""
-        return not (self.lost or self.duplicated or self.wrong or self.unusable_checkpoints or self.cancelled_late)
-
-    def plus(self, other: Tally) -> Tally:
-        """Both together."""
-        added = Tally(
-            faults=Counter(self.faults) + Counter(other.faults), recovery_s=self.recovery_s + other.recovery_s
-        )
-        for name in ("runs", "lost", "duplicated", "wrong", "unusable_checkpoints", "cancelled_late"):
-            setattr(added, name, getattr(self, name) + getattr(other, name))
-        return added
-
-    def to_json(self) -> dict[str, object]:
-        """As soak.json has it."""
-        times = sorted(self.recovery_s)
-        spread = {}
-        if times:
-            spread = {
-                "median": statistics.median(times),
-                "p95": times[min(int(len(times) * 0.95), len(times) - 1)],
-                "max": times[-1],
-            }
-        return {**asdict(self), "faults": dict(self.faults), "recovery_s": spread}
 
 
 def kill_sandbox(at: Cluster, jobs: Sequence[Job]) -> None:
@@ -167,7 +122,9 @@ def _bounce(at: Cluster, mode: str) -> None:
     at.server.start()
 
 
-FAULTS: dict[str, Callable[[Cluster, Sequence[Job]], None]] = {
+Fault = Callable[[Cluster, Sequence[Job]], None]
+# None: one of a deployment whose jobs come over HTTP.
+FAULTS: dict[str, Fault | None] = {
     "kill -9 of the sandbox": kill_sandbox,
     "kill -9 of a worker": kill_worker,
     "SIGTERM to a worker": stop_worker,
@@ -177,13 +134,15 @@ FAULTS: dict[str, Callable[[Cluster, Sequence[Job]], None]] = {
     "a worker frozen past its lease": freeze_worker,
     "disk full": fill_disk,
     "cancel": cancel,
+    "kill -9 of the API": None,
     "clock set": set_clock,
 }
-ON_POSTGRES: dict[str, Callable[[Cluster, Sequence[Job]], None]] = {
+ON_POSTGRES: dict[str, Fault | None] = {
     "PostgreSQL restarted": restart_database,
     "PostgreSQL stopped at once": kill_database,
     "clock of PostgreSQL set": set_clock,
     "kill -9 of a worker, on PostgreSQL": kill_worker,
+    "kill -9 of the API, on PostgreSQL": None,
 }
 if os.geteuid() != 0:
     # A disk small enough to be filled is mounted, which root alone may.
@@ -192,18 +151,9 @@ if os.geteuid() != 0:
 
 def one_run(at: Cluster, fault: str, tally: Tally) -> None:
     """Jobs, one fault, and the count of what went wrong."""
-    blob = at.blobs.put(io.BytesIO(b"a model"))
-    payload = {"model": blob.hash, "options": {"do": "count", "to": STEPS, "pause": PAUSE}}
-    new = NewJob("soak", Kind.CONVERT, Queue.CPU, payload, max_attempts=20, blobs=[blob.hash])
-    jobs = [at.store.submit(new) for _ in range(JOBS)]
-    at.outbox.wake()
-    with contextlib.suppress(TimeoutError):
-        wait_for(lambda: any(at.store.job(job.id).state is not State.QUEUED for job in jobs), seconds=PATIENCE)
-    time.sleep(random.uniform(0, STEPS * PAUSE))
-    before = {job.id: at.store.job(job.id) for job in jobs}
-    states = {job.id: at.store.checkpoint(job.id) for job in jobs}
-    begun = time.monotonic()
-    {**FAULTS, **ON_POSTGRES}[fault](at, jobs)
+    strike = {**FAULTS, **ON_POSTGRES}[fault]
+    hit = hit_api(at, tally) if strike is None else _hit(at, strike)
+    jobs = hit.jobs
     if fault == "cancel":
         # Not by the times of events: the clock that they are of may have been set in an earlier run.
         try:
@@ -212,7 +162,7 @@ def one_run(at: Cluster, fault: str, tally: Tally) -> None:
             tally.cancelled_late += 1
     # What was told before the fault may be stored after it; what is told from here on is told by a job that goes on.
     time.sleep(FLUSHED)
-    counts = {key: at.store.job(key).event_count for key, job in before.items() if job.state is State.RUNNING}
+    counts = {job.id: at.store.job(job.id).event_count for job in hit.before if job.state is State.RUNNING}
 
     def recovered() -> bool:
         now = [at.store.job(key) for key in counts]
@@ -220,13 +170,29 @@ def one_run(at: Cluster, fault: str, tally: Tally) -> None:
 
     with contextlib.suppress(TimeoutError):
         wait_for(recovered, seconds=PATIENCE)
-    tally.recovery_s.append(time.monotonic() - begun)
+    tally.recovery_s.append(time.monotonic() - hit.begun)
     with contextlib.suppress(TimeoutError):
         wait_for(lambda: all(at.store.job(job.id).state in FINISHED for job in jobs), seconds=PATIENCE)
     tally.runs += 1
     tally.faults[fault] += 1
     for number, job in enumerate(jobs):
-        _judge(at, job.id, states[job.id], tally, cancelled=fault == "cancel" and number == 0)
+        _judge(at, job.id, hit.states.get(job.id), tally, cancelled=fault == "cancel" and number == 0)
+
+
+def _hit(at: Cluster, strike: Fault) -> Hit:
+    blob = at.blobs.put(io.BytesIO(b"a model"))
+    payload = {"model": blob.hash, "options": {"do": "count", "to": STEPS, "pause": PAUSE}}
+    new = NewJob("soak", Kind.CONVERT, Queue.CPU, payload, max_attempts=20, blobs=[blob.hash])
+    jobs = [at.store.submit(new) for _ in range(JOBS)]
+    at.outbox.wake()
+    with contextlib.suppress(TimeoutError):
+        wait_for(lambda: any(at.store.job(job.id).state is not State.QUEUED for job in jobs), seconds=PATIENCE)
+    time.sleep(random.uniform(0, STEPS * PAUSE))
+    before = [at.store.job(job.id) for job in jobs]
+    states = {job.id: at.store.checkpoint(job.id) for job in jobs}
+    begun = time.monotonic()
+    strike(at, jobs)
+    return Hit(jobs, before, states, begun)
 
 
 def _judge(at: Cluster, job_id: str, state: str | None, tally: Tally, *, cancelled: bool) -> None:
@@ -289,10 +255,15 @@ def _in_turn(at: Cluster, faults: Sequence[str], tally: Tally) -> None:
         one_run(at, fault, tally)
         print(f"{number + 1}/{len(faults)} {fault}: {tally.recovery_s[-1]:.1f} s", flush=True)
     with contextlib.suppress(TimeoutError):
-        wait_for(lambda: not at.sandboxes(), seconds=10)
-    if at.sandboxes() or list((at.place / "work").rglob("spec.json")):
+        # Whoever takes the place of a killed worker clears up after it, and may have been started just now.
+        wait_for(lambda: not _left(at), seconds=PATIENCE)
+    if left := _left(at):
         tally.wrong += 1
-        print("something is left of a job that has ended", file=sys.stderr)
+        print(f"left of jobs that have ended: {left}", file=sys.stderr)
+
+
+def _left(at: Cluster) -> list[object]:
+    return [*at.sandboxes(), *(at.place / "work").rglob("spec.json")]
 
 
 def main() -> int:

@@ -15,6 +15,9 @@ class Told(Exception):
 
 def run(*, kind: str, payload: dict[str, Any], folder: Path, tell: Callable[..., None]) -> dict[str, Any]:
     options = dict(payload["options"])
+    if "do" not in options:
+        # Those of a job that came over HTTP are a conversion's.
+        options = {"do": options["metric"], "to": options.get("heal_steps"), "pause": 0.03}
     out = folder / "out"
     out.mkdir(exist_ok=True)
     tell("stage", stage="at work")
@@ -75,6 +78,16 @@ def _lie(options: dict[str, Any], payload: dict[str, Any], out: Path, tell: Call
     return {"files": options["files"]}
 
 
+def _spill(options: dict[str, Any], payload: dict[str, Any], out: Path, tell: Callable[..., None]) -> dict[str, Any]:
+    """Writes small files without end."""
+    number = 0
+    while True:
+        folder = out / "spilt" / str(number // 1000)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / str(number)).write_bytes(bytes(options["size"]))
+        number += 1
+
+
 def _babble(options: dict[str, Any], payload: dict[str, Any], out: Path, tell: Callable[..., None]) -> dict[str, Any]:
     if options["much"] == "long":
         tell("note", text="x" * (2 << 20))
@@ -118,5 +131,5 @@ def _trick(options: dict[str, Any], payload: dict[str, Any], out: Path, tell: Ca
 
 _DO = {
     "write": _write, "count": _count, "hang": _hang, "fail": _fail, "memory": _memory, "crash": _crash, "lie": _lie,
-    "babble": _babble, "trick": _trick,
+    "babble": _babble, "trick": _trick, "spill": _spill,
 }  # fmt: skip

@@ -19,6 +19,7 @@ import pytest
 from aslconvert.workers.database import Database
 from aslconvert.workers.jobs import Claim, Job, JobStore, Kind, NewJob, Queue, State
 from aslconvert.workers.policy import Outcome, SupervisorSettings
+from aslconvert.workers.sandbox.limits import Limits
 from aslconvert.workers.storage import Blobs, LocalBlobs
 from aslconvert.workers.supervisor import Supervisor
 from aslconvert.workers.worker import Worker
@@ -198,7 +199,6 @@ def test_memory_that_runs_out_is_tried_in_smaller_pieces_once(
         ({"do": "trick", "how": "folder"}, Outcome.FAILED, "bad_result"),
         ({"do": "trick", "how": "pipe"}, Outcome.FAILED, "bad_result"),
         ({"do": "trick", "how": "endless"}, Outcome.FAILED, "bad_result"),
-        ({"do": "trick", "how": "deep"}, Outcome.FAILED, "user_trouble"),
         ({"do": "babble", "much": "long"}, Outcome.FAILED, "bad_event"),
         ({"do": "babble", "much": "often"}, Outcome.FAILED, "bad_event"),
     ],
@@ -215,6 +215,36 @@ def test_errors_are_told_apart(
     job = submit(store, blobs, **options)
     assert supervisor.see_through(claimed(store)) is outcome
     assert problem_code(store, job) == code
+    assert left(place) == []
+
+
+@pytest.mark.parametrize(
+    ("limits", "size", "told"),
+    [
+        (Limits(folder_bytes=8 << 20), 20_000, "take more than 0.007812 GiB together"),
+        (Limits(folder_files=500), 0, "more than 500 files"),
+    ],
+)
+def test_a_job_whose_files_are_too_much_together_is_ended(
+    store: JobStore, blobs: Blobs, place: Path, limits: Limits, size: int, told: str
+) -> None:
+    bounded = Supervisor(store, blobs, folder=place / "work", settings=replace(SETTINGS, limits=limits))
+    job = submit(store, blobs, do="spill", size=size)
+    assert bounded.see_through(claimed(store)) is Outcome.FAILED
+    (attempt,) = store.attempts(job.id)
+    assert attempt.problem is not None
+    assert (attempt.problem.code, attempt.problem.kind) == ("files_limit", "user")
+    assert told in attempt.problem.detail
+    assert left(place) == []
+
+
+def test_folders_however_deep_are_cleared_away(
+    store: JobStore, blobs: Blobs, supervisor: Supervisor, place: Path
+) -> None:
+    job = submit(store, blobs, do="trick", how="deep")
+    assert supervisor.see_through(claimed(store)) is Outcome.FAILED
+    # It is over in no time, but who looks into the folder just then ends it.
+    assert problem_code(store, job) in ("user_trouble", "files_limit")
     assert left(place) == []
 
 

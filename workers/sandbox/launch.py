@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from aslconvert.workers.plain import remove_tree
+from aslconvert.workers.sandbox.footprint import Footprint
 from aslconvert.workers.sandbox.limits import Limits
 
 LINE_BYTES = 1 << 20
@@ -69,6 +70,7 @@ class Sandbox:
             spec, folder=spec.folder.absolute(), readable=tuple(Path(place).absolute() for place in spec.readable)
         )
         self.spec = spec
+        self._footprint = Footprint(spec.folder, spec.limits)
         self._rest = b""
         self._private = spec.folder / "tmp"
         self._private.mkdir(parents=True, exist_ok=True)
@@ -133,6 +135,10 @@ class Sandbox:
                 if len(self._rest) > LINE_BYTES:
                     raise BadEvent(f"a line of more than {LINE_BYTES} bytes")
                 yield from map(parse_event, lines)
+
+    def excess(self) -> str:
+        """Which limit on all its files together it has passed, as a sentence, or nothing; to be asked now and then."""
+        return self._footprint.excess()
 
     @property
     def running(self) -> bool:

@@ -14,7 +14,9 @@ class Limits:
 
     ``memory`` is what a process may write to, not what it reserves: CUDA's driver and the engine that draws charts
     reserve far more address space than any machine has memory. It holds for each process of the job by itself.
-    ``processes`` counts all of the user's, and the kernel does not hold root to it.
+    ``processes`` counts all of the user's, and the kernel does not hold root to it. ``folder_bytes`` and
+    ``folder_files`` bound all that lies in the job's folder, its inputs too: by the parent that looks (`footprint.py`),
+    not by the kernel. The default holds the largest data as it came and as it was rebuilt, states and results.
     """
 
     memory: int | None = 24 * GIB
@@ -22,6 +24,8 @@ class Limits:
     cpu_seconds: int | None = None
     open_files: int | None = 1024
     processes: int | None = None
+    folder_bytes: int | None = 64 * GIB
+    folder_files: int | None = 250_000
 
     def apply(self) -> None:
         """Lower this process's limits, for good: a limit that is below already stays as it is."""
