@@ -43,7 +43,9 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         "--processor-time", action="store_true", help="count seconds of the processor, not of the clock"
     )
     parser.add_argument("--speedups", nargs="+", type=float, default=[], help="what our plans aim at")
-    parser.add_argument("--points", type=int, help="variants of each other method at most, 1: the fastest; all by default")
+    parser.add_argument(
+        "--points", type=int, help="variants of each other method at most, 1: the fastest; all by default"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=15, help="samples of every latency")
     parser.add_argument("--compile", action="store_true", help="measure torch.compile too, of everything")

@@ -126,6 +126,11 @@ class Context:
         path.write_text(json.dumps([asdict(planned) for planned in found]))
         return found
 
+    def planned(self, method: str, point: str) -> Planned | None:
+        """The plan of ours that a point was made of, with what was predicted of it."""
+        plans = {"asl": self.plans, "asl-prune": self.pruned_plans}.get(method, list)()
+        return next((planned for planned in plans if planned.id == point), None)
+
     @contextmanager
     def _timer(self) -> Iterator[Timer]:
         timer = Timer(self.subject.example, threads=self.settings.threads, seed=self.options.seed)

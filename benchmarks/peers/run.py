@@ -18,6 +18,7 @@ from aslconvert.converter.cost.latency import planning_clock, ratio
 from aslconvert.converter.errors import InternalError, UserError
 from aslconvert.converter.heal.distil import Healing, heal
 from aslconvert.converter.pipeline.judge import Judge, metric_for
+from aslconvert.converter.pipeline.planned import Planned
 from aslconvert.converter.pipeline.timing import scored_form
 from peers.context import Context, Settings, open_context
 from peers.methods import RUNNABLE, variants
@@ -33,13 +34,14 @@ Tell = Callable[[str], None]
 
 @dataclass
 class Made:
-    """A variant ready to be measured: a graph, or an int8 file, and how it was healed."""
+    """A variant ready to be measured: a graph, or an int8 file, how it was healed, and the plan if it is of one."""
 
     method: str
     point: str
     gm: fx.GraphModule | None = None
     file: bytes | None = None
     healing: Healing | None = None
+    planned: Planned | None = None
 
     @property
     def key(self) -> str:
@@ -128,7 +130,7 @@ def _make(method: str, context: Context, tell: Tell) -> Iterable[Made]:
             f"{task} {method} {point}: {healing.steps} steps, {healing.seconds:.0f} s, "
             f"loss {healing.first_loss:.4f} -> {healing.last_loss:.4f}"
         )
-        yield Made(method, point, gm=gm, healing=healing)
+        yield Made(method, point, gm=gm, healing=healing, planned=context.planned(method, point))
         if method == "asl":
             for suffix, file in quantised(context, gm):
                 yield Made("asl-int8", f"{point}{suffix}", file=file, healing=healing)
@@ -204,5 +206,7 @@ def _measured(context: Context, made: Sequence[Made], base: Row, tell: Tell) -> 
             "healing_steps": 0 if healing is None else healing.steps,
             "first_loss": None if healing is None else healing.first_loss,
             "last_loss": None if healing is None else healing.last_loss,
+            "expected_speedup": None if variant.planned is None else variant.planned.expected,
+            "expected_damage": None if variant.planned is None else variant.planned.damage,
         })  # fmt: skip
     return rows, left_out

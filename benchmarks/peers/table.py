@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peers.methods import METHODS
+from peers.predictions import section as predictions
 from peers.tasks import MINOR
 from peers.verdict import section as equal_latency
 
@@ -40,6 +41,7 @@ def page(record: Mapping[str, Any]) -> str:
     ]
     for (task, budget), part in _grouped(rows, "task", "budget").items():
         lines += _section(task, budget, part, record["tasks"].get(task, ""))
+    lines += predictions(rows)
     if left_out:
         lines += ["## Left out", "", "| task | method | seed | budget | reason |", "|---|---|---|---|---|"]
         lines += [

@@ -13,11 +13,16 @@ Row = dict[str, Any]
 OURS = ("asl", "asl-int8", "asl-prune")
 """What a conversion makes, with `--allow int8,prune`."""
 
+OFFERED = "int8"
+"""A rival, and what `--allow int8` returns where it is the best: beside a third method it counts as ours."""
+
 AS_FAST = 0.97
 """A point counts as being as fast from this share of the other's speed-up: latencies are not known better."""
 
 PAYS = 1.05
 """A point that is not faster than the original by this is no rival: the original itself loses nothing."""
+
+VERDICTS = ("ahead", "tie", "behind", "out of reach", "offered")
 
 
 @dataclass(frozen=True)
@@ -63,12 +68,12 @@ def compared(rows: Sequence[Row]) -> list[Comparison]:
     and what the test split's size leaves open, which is the same for all seeds and of which pairs share a part.
     """
     points = _points(rows)
-    ours = [point for point in points if point.method in OURS]
     found = []
     for other in points:
         if other.method in OURS or other.speedup < PAYS:
             continue
-        rivals = [point for point in ours if point.speedup >= AS_FAST * other.speedup]
+        mine = [point for point in points if point.method in OURS or point.method == OFFERED != other.method]
+        rivals = [point for point in mine if point.speedup >= AS_FAST * other.speedup]
         best = min(rivals, key=lambda point: point.loss, default=None)
         if best is None:
             found.append(
@@ -96,9 +101,7 @@ def section(rows: Sequence[Row]) -> list[str]:
     entries = compared(rows)
     if not entries:
         return []
-    counts = {
-        name: sum(entry.verdict == name for entry in entries) for name in ("ahead", "tie", "behind", "out of reach")
-    }
+    counts = {name: sum(entry.verdict == name for entry in entries) for name in VERDICTS}
     lines = [
         "At equal latency, each point of another method against the best of ours that is as fast (`verdict.py`): "
         + ", ".join(f"{name} {count}" for name, count in counts.items())

@@ -28,7 +28,7 @@ from aslconvert.converter.passes.fold_batch_norm import fold_batch_norm
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NAMES = (
-    *("chart", "context", "methods", "run", "sites", "table", "timing", "verdict", "__main__"),
+    *("chart", "context", "methods", "run", "sites", "predictions", "table", "timing", "verdict", "__main__"),
     *("methods.chains", "methods.cp", "methods.fitted", "methods.ours", "methods.prune", "methods.separable"),
     *("methods.tucker", "tasks.segment", "tasks.sprites", "tasks.task", "tasks.train"),
 )
@@ -201,6 +201,8 @@ def test_a_whole_short_run_has_every_method(peers: dict[str, ModuleType], small:
         assert row["speedup"] == pytest.approx(row["original_ms"] / row["latency_ms"])
         assert row["healing_steps"] == (0 if row["method"] == "int8" else 2)
         assert set(row["runtimes_ms"]) <= {"torch", "torch_channels_last", "torch_int16", "onnxruntime", "openvino"}
+    predicted = {row["method"] for row in rows if row["expected_speedup"]}
+    assert {"asl"} <= predicted <= {"asl", "asl-prune"}
     assert not [row for row in left_out if row["code"] != "does_not_pay"]
     folder = peers["run"].folder_of(small, settings, seed=0, work=tmp_path / "work")
     assert len(list(folder.glob("*.heal.pt"))) == len(methods) - 1
@@ -251,7 +253,7 @@ def test_at_equal_latency_the_best_of_ours_that_is_as_fast_is_held_against_each_
 ) -> None:
     narrow = {"loss_ci": [0.0, 0.0]}
     rows = [
-        _row(point="slow", speedup=2.0, loss=0.01, **narrow), _row(point="slow", seed=1, speedup=2.0, loss=0.03, **narrow),
+        _row(point="slow", loss=0.01, **narrow), _row(point="slow", seed=1, loss=0.03, **narrow),
         _row(method="asl-prune", point="fast", speedup=4.0, loss=0.1, **narrow),
         # As fast as our slow one but for the noise; its seeds scatter.
         _row(method="cp", point="near", speedup=2.04, loss=0.03, **narrow),
@@ -270,11 +272,30 @@ def test_at_equal_latency_the_best_of_ours_that_is_as_fast_is_held_against_each_
     assert found["far"].spread == pytest.approx(0.02)
     assert found["better"].ours == "asl-prune fast"
     lines = peers["verdict"].section(rows)
-    assert "ahead 1, tie 1, behind 1, out of reach 1" in lines[0]
+    assert "ahead 1, tie 1, behind 1, out of reach 1, offered 0" in lines[0]
+    # The original in 8 bits is a rival of ours and, beside a third method, one of what a conversion offers.
+    rows.append(_row(method="int8", point="original", speedup=3.0, loss=0.0, **narrow))
+    found = {entry.point: entry for entry in peers["verdict"].compared(rows)}
+    assert (found["original"].verdict, found["original"].ours) == ("offered", "asl-prune fast")
+    assert (found["better"].verdict, found["better"].ours) == ("ahead", "int8 original")
     assert peers["verdict"].section([_row()]) == []
     # What the size of the test split leaves open is no difference, however alike the seeds are.
     wide = [_row(speedup=2.0, loss_ci=[-0.1, 0.1]), _row(method="cp", speedup=2.0, loss=0.03, loss_ci=[-0.07, 0.13])]
     assert peers["verdict"].compared(wide)[0].verdict == "tie"
+
+
+def test_predictions_are_held_against_what_was_measured(peers: dict[str, ModuleType]) -> None:
+    told = [(2.0, 2.0, 0.1, 0.2), (3.0, 2.5, 0.2, 0.3), (4.2, 4.0, 0.4, 0.25)]
+    rows = [
+        _row(point=str(i), expected_speedup=expected, speedup=measured, expected_damage=damage, relative_l2=moved)
+        for i, (expected, measured, damage, moved) in enumerate(told)
+    ]
+    assert peers["predictions"].errors([*rows, _row()]) == pytest.approx([0, 0.2, 0.05])
+    assert peers["predictions"].orders(rows) == {("t", 0, "1 s"): pytest.approx(0.5)}
+    text = "\n".join(peers["predictions"].section(rows))
+    assert "for 2 of 3 variants; off by 5.0% in the median, 20.0% at most" in text
+    assert "| t | 0 | 1 s | 0.50 |" in text
+    assert peers["predictions"].section([_row()]) == []
 
 
 def test_rows_of_earlier_runs_are_kept(

@@ -40,7 +40,7 @@ Variants = Iterator[tuple[str, fx.GraphModule]]
 
 
 def few(values: Sequence[Item], points: int | None) -> list[Item]:
-    """``points`` of ``values`` at most, spread evenly; a single one is the first, which methods have as their fastest."""
+    """``points`` of ``values`` at most, spread evenly; a single one is the first: methods begin with their fastest."""
     if points is None or points >= len(values):
         return list(values)
     if points == 1:
