@@ -44,12 +44,17 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """ "ahead", "tie" or "behind", as ours is; "out of reach" where none of ours is as fast."""
-        if self.ours is None:
-            return "out of reach"
-        if abs(self.ahead) <= self.spread:
+        """One of ``VERDICTS``, as ours is: "out of reach" where none of ours is as fast.
+
+        The original in 8 bits is "offered" where ours is not ahead of it.
+        """
+        if self.ours is not None and abs(self.ahead) <= self.spread:
             return "tie"
-        return "ahead" if self.ahead > 0 else "behind"
+        if self.ours is not None and self.ahead > 0:
+            return "ahead"
+        if self.method == OFFERED:
+            return "offered"
+        return "out of reach" if self.ours is None else "behind"
 
 
 @dataclass(frozen=True)
