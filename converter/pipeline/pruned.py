@@ -89,7 +89,7 @@ def pruned_plans(
             if planned.expected == 0.0:
                 left_out[name] = "It exceeds the limits on parameters or multiply-adds at every share that was tried."
             elif planned.expected >= min(target, base.expected * LEAST_GAIN) and planned.expected >= LEAST_GAIN:
-                found.append(planned)
+                _add(found, planned)
             else:
                 left_out[name] = (
                     f"Without {planned.prune:.0%} of the channels of the groups that allow it, it is "
@@ -99,6 +99,15 @@ def pruned_plans(
     for name, reason in left_out.items():
         progress.note(f"{name} is left out: {reason}")
     return found, left_out
+
+
+def _add(found: list[Planned], planned: Planned) -> None:
+    """Of two that come out as the same network the one stays that aims higher, if it gets there."""
+    twin = next((one for one in found if (one.plan, one.prune) == (planned.plan, planned.prune)), None)
+    if twin is None:
+        found.append(planned)
+    elif planned.expected >= planned.target > twin.target:
+        found[found.index(twin)] = planned
 
 
 def _pairs(

@@ -246,6 +246,22 @@ def test_a_wish_beyond_all_plans_is_pruned_for(subject: Subject, plans: list[Pla
     assert [planned.target for planned in found] == [2.0, 3.0, 3.0]
 
 
+def test_what_comes_out_as_the_same_network_is_made_once(subject: Subject, plans: list[Planned]) -> None:
+    class Coarse(Stopwatch):
+        """No faster before half of everything is gone, and then at once."""
+
+        def speedup_of(self, gm: fx.GraphModule, runtime: str, *, rounds: int, lowered: Collection[str]) -> float:
+            return 3.5 if super().speedup_of(gm, runtime, rounds=rounds, lowered=lowered) > 2.5 else 1.0
+
+    watch: Any = Coarse(subject)
+    base = dataclasses.replace(plans[0], target=2.0, expected=2.0)
+    options = dataclasses.replace(OPTIONS, max_drop=None, min_speedup=3.0)
+    found, left_out = pruned_plans(subject, [base], watch, options, runtime="torch", progress=SilentProgress())
+    assert not [name for name in left_out if name.endswith("-only")]
+    merely = [planned for planned in found if planned.id.endswith("-only")]
+    assert [planned.target for planned in merely] == [3.0]
+
+
 def test_what_does_not_get_faster_or_cannot_be_cut_is_told(
     subject: Subject, plans: list[Planned], tmp_path: Path
 ) -> None:
