@@ -12,6 +12,7 @@ from aslconvert.service.app import create_app
 from aslconvert.service.security.middleware import MOST_HEADERS
 from aslconvert.service.settings import Settings
 from aslconvert.workers.logs import set_up_logs
+from aslconvert.workers.tracing import set_up_tracing
 
 HEADER_BYTES = 2 * MOST_HEADERS
 """Twice of what the app takes, as what is over this is told in plain text, and only where the head comes in parts."""
@@ -45,8 +46,13 @@ class _Server(uvicorn.Server):
 
 
 def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8765) -> bool:
-    """Serve until told to stop, by SIGTERM or SIGINT; then it returns. False: it could not start."""
+    """Serve until told to stop, by SIGTERM or SIGINT; then it returns. False: it could not start.
+
+    Raises:
+        InfrastructureError, UserError: as of `set_up_tracing`.
+    """
     set_up_logs()
+    set_up_tracing("aslconvert-api")
     # Whatever is written from here on is this user's alone, also where the folder was made by somebody else.
     os.umask(0o077)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -32,6 +32,7 @@ from aslconvert.workers.results import Taken, take
 from aslconvert.workers.sandbox.child import DONE, INTERRUPTED, NO_FOLDER
 from aslconvert.workers.sandbox.launch import BadEvent, Event, Sandbox, Spec
 from aslconvert.workers.storage import Blobs
+from aslconvert.workers.tracing import TRACEPARENT, AttemptTrace
 
 Value = TypeVar("Value")
 
@@ -72,9 +73,11 @@ class Attempt:
         workspace: Path,
         settings: SupervisorSettings,
         stopping: Callable[[], bool],
+        trace: AttemptTrace,
     ) -> None:
         self._store, self._blobs, self._settings = store, blobs, settings
         self._claim, self._heart, self._workspace, self._stopping = claim, heart, workspace, stopping
+        self._trace = trace
         # The job may write to its own folder alone: what the worker packs or describes must lie beside it.
         self._folder = workspace / "job"
         self._out = self._folder / "out"
@@ -121,7 +124,7 @@ class Attempt:
 
     def _prepared(self) -> Spec:
         """Fetch the job's files and the state of an earlier attempt."""
-        payload = dict(self._claim.job.payload)
+        payload = {name: value for name, value in self._claim.job.payload.items() if name != TRACEPARENT}
         inputs = self._folder / "in"
         inputs.mkdir(parents=True)
         for name in ("model", "data"):
@@ -250,6 +253,7 @@ class Attempt:
             # Variants have stages of their own, "heal x2.00": the first word tells enough.
             STAGE_SECONDS.labels(STAGE_NAMES.bounded(before)).observe(now - since)
         self._stage = (name, now)
+        self._trace.stage(name)
 
     def _keep_state(self) -> None:
         """Store the engine's state, so that another worker can go on from it."""

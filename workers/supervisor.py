@@ -17,6 +17,7 @@ from aslconvert.workers.plain import remove_tree
 from aslconvert.workers.policy import Outcome, SupervisorSettings
 from aslconvert.workers.sandbox.launch import LOG
 from aslconvert.workers.storage import Blobs
+from aslconvert.workers.tracing import AttemptTrace
 
 
 class Supervisor:
@@ -33,7 +34,8 @@ class Supervisor:
         log = structlog.get_logger().bind(job=claim.job_id, attempt=claim.token, worker=claim.worker)
         workspace = self.folder / f"{claim.job_id}-{claim.token}"
         log.info("attempt begins", kind=claim.job.kind.value)
-        code, begun = "", time.monotonic()
+        outcome, code, begun = Outcome.LOST, "", time.monotonic()
+        trace = AttemptTrace(claim)
         try:
             with AT_WORK.track_inprogress(), Heart(self.store, claim) as heart:
                 attempt = Attempt(
@@ -44,6 +46,7 @@ class Supervisor:
                     workspace=workspace,
                     settings=self.settings,
                     stopping=stopping,
+                    trace=trace,
                 )
                 outcome = attempt.run()
                 code = "" if attempt.reason is None else attempt.reason.code
@@ -54,6 +57,7 @@ class Supervisor:
             outcome, code = Outcome.LOST, error.code
         finally:
             remove_tree(workspace)
+            trace.ended(outcome, code)
         ATTEMPTS.labels(outcome.value, CODE_NAMES.bounded(code)).inc()
         log.info("attempt ends", outcome=outcome.value, code=code, seconds=round(time.monotonic() - begun, 3))
         return outcome

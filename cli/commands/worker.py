@@ -83,6 +83,7 @@ def worker(
             from aslconvert.workers.metrics import serve_metrics
             from aslconvert.workers.sandbox.limits import Limits
             from aslconvert.workers.settings import Places
+            from aslconvert.workers.tracing import set_up_tracing
             from aslconvert.workers.worker import Worker
 
             if redis is not None:
@@ -93,6 +94,7 @@ def worker(
             raise InfrastructureError("service_missing", told, hint=f"pip install 'aslconvert[{extra}]'") from error
 
         set_up_logs()
+        set_up_tracing("aslconvert-worker")
         os.umask(0o077)  # models and data of tenants pass through the folder
         queues, settings = settings_for(
             queues=queue,

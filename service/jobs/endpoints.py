@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from aslconvert.service.context import Context, Ctx
@@ -20,6 +20,7 @@ from aslconvert.service.security.callers import Caller, Reader, Writer
 from aslconvert.workers.database import Transaction
 from aslconvert.workers.jobs import State
 from aslconvert.workers.jobs.cancelling import request_cancel
+from aslconvert.workers.tracing import request_span
 
 router = APIRouter(tags=["jobs"])
 
@@ -33,15 +34,16 @@ _ACCEPTED: dict[str, Any] = {
 
 
 @router.post("/v1/jobs", status_code=202, response_model=Job, responses={**CREATES, **problems(404), 202: _ACCEPTED})
-def submit_job(asked: JobAsked, context: Ctx, caller: Writer, request_key: RequestKey) -> Response:
+def submit_job(asked: JobAsked, context: Ctx, caller: Writer, request_key: RequestKey, request: Request) -> Response:
     """Queue a job. Repeated with the same Idempotency-Key it gives the same answer, and one job."""
+    with request_span("POST /v1/jobs", "/v1/jobs", request.headers) as trace:
 
-    def work(at: Transaction) -> Answer:
-        known = submission.enter(at, context, caller, asked)
-        audit.record(at, caller, "job.submit", known.job.id)
-        return _accepted(context, known)
+        def work(at: Transaction) -> Answer:
+            known = submission.enter(at, context, caller, asked, trace=trace)
+            audit.record(at, caller, "job.submit", known.job.id)
+            return _accepted(context, known)
 
-    return _answered(context, caller, request_key, "job.submit", asked.model_dump(mode="json"), work)
+        return _answered(context, caller, request_key, "job.submit", asked.model_dump(mode="json"), work)
 
 
 @router.get("/v1/jobs", responses=problems(401, 403, 422, 429))
@@ -120,15 +122,16 @@ def cancel_job(job_id: JobId, context: Ctx, caller: Writer) -> Response:
     response_model=Job,
     responses={**problems(401, 403, 404, 409, 422, 429), 202: _ACCEPTED},
 )
-def retry_job(job_id: JobId, context: Ctx, caller: Writer, request_key: RequestKey) -> Response:
+def retry_job(job_id: JobId, context: Ctx, caller: Writer, request_key: RequestKey, request: Request) -> Response:
     """Queue a new job with what a failed, cancelled or expired one was given."""
+    with request_span("POST /v1/jobs/{job_id}/retry", "/v1/jobs/{job_id}/retry", request.headers) as trace:
 
-    def work(at: Transaction) -> Answer:
-        known = submission.again(at, context, caller, job_id)
-        audit.record(at, caller, "job.retry", job_id)
-        return _accepted(context, known)
+        def work(at: Transaction) -> Answer:
+            known = submission.again(at, context, caller, job_id, trace=trace)
+            audit.record(at, caller, "job.retry", job_id)
+            return _accepted(context, known)
 
-    return _answered(context, caller, request_key, "job.retry", job_id, work)
+        return _answered(context, caller, request_key, "job.retry", job_id, work)
 
 
 def _answered(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import insert, select
@@ -32,8 +33,10 @@ SOON = -10
 RETRIABLE = frozenset({State.FAILED, State.CANCELLED, State.EXPIRED})
 
 
-def enter(at: Transaction, context: Context, caller: Caller, asked: JobAsked) -> Known:
-    """Queue the job.
+def enter(
+    at: Transaction, context: Context, caller: Caller, asked: JobAsked, *, trace: Mapping[str, str] | None = None
+) -> Known:
+    """Queue the job; ``trace`` is what its attempts join (`workers/tracing.py`).
 
     Raises:
         NotFound: no such model or data set for this tenant.
@@ -47,7 +50,7 @@ def enter(at: Transaction, context: Context, caller: Caller, asked: JobAsked) ->
     if asked.webhook is not None:
         check_url(asked.webhook.url, private=context.settings.webhook_private)
     model = models.find(at, asked.model, tenant=caller.tenant)
-    payload: dict[str, Any] = {"model": model.blob, "options": _plain(asked.options)}
+    payload: dict[str, Any] = {"model": model.blob, "options": _plain(asked.options), **(trace or {})}
     if model.architecture:
         payload["architecture"] = model.architecture
     blobs = [model.blob]
@@ -72,7 +75,9 @@ def enter(at: Transaction, context: Context, caller: Caller, asked: JobAsked) ->
     return repository.find(at, job.id, tenant=caller.tenant, place=True)
 
 
-def again(at: Transaction, context: Context, caller: Caller, job_id: str) -> Known:
+def again(
+    at: Transaction, context: Context, caller: Caller, job_id: str, *, trace: Mapping[str, str] | None = None
+) -> Known:
     """Queue what an ended job was given once more. Raises JobNotFound, Conflict ``job_not_retriable``, as `enter`."""
     known = repository.find(at, job_id, tenant=caller.tenant)
     if known.job.state not in RETRIABLE:
@@ -91,7 +96,7 @@ def again(at: Transaction, context: Context, caller: Caller, job_id: str) -> Kno
         webhook=None if found is None else WebhookAsked(url=found.url, secret=found.secret),
         max_attempts=known.job.max_attempts,
     )
-    return enter(at, context, caller, asked)
+    return enter(at, context, caller, asked, trace=trace)
 
 
 def drop(at: Transaction, job_id: str, *, tenant: str) -> None:

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
-
-import numpy as np
-from onnx import TensorProto, helper
+from typing import Any
 
 from aslconvert.service.client import Client, Retry
+from aslconvert.service.uploads.shelf import DATASETS, MODELS
+from aslconvert.workers.database import Database, Transaction
+from aslconvert.workers.storage import Blobs
 
 SECONDS = 120.0
 """For which it may take to answer on a machine with other work."""
@@ -24,7 +25,7 @@ SECONDS = 120.0
 class Api:
     """``aslconvert serve`` with workers elsewhere; ``arguments`` name database, storage and Redis.
 
-    ``model`` and ``dataset`` are the ids of what `upload` sent.
+    ``model`` and ``dataset`` are the ids of what `add_inputs` made.
     """
 
     place: Path
@@ -66,13 +67,16 @@ class Api:
         retry = Retry(first=0.05, most=0.5, patience=patience)
         return Client(self.url, key_file=self.place / "key", retry=retry, sent=self.place / "sent")
 
-    def upload(self) -> None:
-        """Send the model and the data of all jobs."""
-        model, data = self.place / "model.onnx", self.place / "data.npz"
-        model.write_bytes(_network())
-        np.savez(data, x=np.zeros((4, 3, 8, 8), np.float32))
-        with self.client() as client:
-            self.model, self.dataset = client.upload_model(model).id, client.upload_dataset(data).id
+    def add_inputs(self, database: Database, blobs: Blobs) -> None:
+        """A model and data for all jobs, as if they had been uploaded and vetted, which takes longer than a run."""
+        model, data = blobs.put([b"a model"]), blobs.put([b"its data"])
+
+        def work(at: Transaction) -> tuple[str, str]:
+            told: dict[str, Any] = {"tenant": "default", "name": "soak", "facts": {}}
+            one = MODELS.add(at, kind="pt2", size=model.size, sha256=model.hash, **told)
+            return one.id, DATASETS.add(at, kind="images", size=data.size, sha256=data.hash, **told).id
+
+        self.model, self.dataset = database.write(work)
 
     def _answers(self) -> bool:
         connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
@@ -83,13 +87,3 @@ class Api:
             return False
         finally:
             connection.close()
-
-
-def _network() -> bytes:
-    """One convolution: what is asked of it is that the service takes it."""
-    weight = helper.make_tensor("w", TensorProto.FLOAT, [2, 3, 1, 1], [0.5] * 6)
-    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])]
-    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2, 8, 8])]
-    graph = helper.make_graph([helper.make_node("Conv", ["x", "w"], ["y"])], "g", inputs, outputs, [weight])
-    whole = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    return bytes(whole.SerializeToString())

@@ -138,7 +138,7 @@ class Cluster:
             where = ["--database-url", self.url, "--storage", str(self.place / "blobs"), "--redis", self.redis.url]
             self.api = Api(self.place, _free_port(), where, self.clock.environment if self.clock else {})
             self.api.start()
-            self.api.upload()
+            self.api.add_inputs(self.database, self.blobs)
         return self.api
 
     def stop_worker(self, name: str, how: signal.Signals) -> None:
