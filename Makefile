@@ -18,6 +18,9 @@ SOAK_RUNS ?= 200
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
+# pip compiles nothing, for a quick setup: what is imported first is compiled then, and has to stay for the next process.
+# A process in a sandbox cannot write it, and would compile torch anew for every job.
+unexport PYTHONDONTWRITEBYTECODE
 
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
