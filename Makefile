@@ -41,7 +41,7 @@ demo: setup
 	$(BIN)/python examples/demo.py
 
 test: lint $(STAMPS)/services
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile -m 'not deep' $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder -m 'not deep' $(PYTEST_FLAGS)
 
 # What `make test` leaves out for its time: conversions through a service that is cut off, restarted and distributed.
 test-deep: setup $(STAMPS)/services
