@@ -18,6 +18,9 @@ SOAK_RUNS ?= 200
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
+# pip compiles nothing, for a quick setup: what is imported first is compiled then, and has to stay for the next process.
+# A process in a sandbox cannot write it, and would compile torch anew for every job.
+unexport PYTHONDONTWRITEBYTECODE
 
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
@@ -38,7 +41,7 @@ demo: setup
 	$(BIN)/python examples/demo.py
 
 test: lint $(STAMPS)/services
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile -m 'not deep' $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder -m 'not deep' $(PYTEST_FLAGS)
 
 # What `make test` leaves out for its time: conversions through a service that is cut off, restarted and distributed.
 test-deep: setup $(STAMPS)/services

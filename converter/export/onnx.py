@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from aslconvert.converter.errors import AslconvertError, InternalError
 from aslconvert.converter.export.reexport import reexport, reexport_like
+from aslconvert.converter.export.translations import kept_translations
 from aslconvert.converter.ir.dims import dynamic_shapes, example_of
 from aslconvert.converter.ir.graph import graph_module
 from aslconvert.converter.ir.quiet import quiet
@@ -60,7 +61,7 @@ def recast(program: ExportedProgram) -> str | None:
 
 
 def _export(program: ExportedProgram) -> onnx.ModelProto:
-    with quiet():
+    with quiet(), kept_translations():
         exported = torch.onnx.export(program, (), dynamo=True, opset_version=OPSET, verbose=False)
         if exported is None:
             raise RuntimeError("torch gave no ONNX program")

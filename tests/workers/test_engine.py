@@ -1,5 +1,6 @@
 """A real conversion as a job: uploaded bytes in, verified artifacts in the blob store out."""
 
+import dataclasses
 import io
 import json
 import zipfile
@@ -19,6 +20,9 @@ from aslconvert.workers.policy import Outcome, SupervisorSettings
 from aslconvert.workers.sandbox.limits import Limits
 from aslconvert.workers.storage import Blobs, LocalBlobs
 from aslconvert.workers.supervisor import Supervisor
+
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CXX": "no-such-compiler", "PYTHONPATH": str(Path(__file__).parent)}
+QUICK = pytest.mark.parametrize("supervisor", ["quick_engine:run"], indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +45,15 @@ def data() -> bytes:
 
 
 @pytest.fixture
-def supervisor(quick: Path, migrated: bytes) -> Iterator[Supervisor]:
+def supervisor(request: pytest.FixtureRequest, quick: Path, migrated: bytes) -> Iterator[Supervisor]:
+    """Without a compiler: what is compiled takes most of a conversion, and no test here looks at it.
+
+    A parameter is another engine than the real one.
+    """
     (quick / "jobs.db").write_bytes(migrated)
     database = Database(f"sqlite:///{quick / 'jobs.db'}")
-    settings = SupervisorSettings(limits=Limits(memory=12 << 30), retry_delay=0.0, environment={"OMP_NUM_THREADS": "1"})
+    settings = SupervisorSettings(limits=Limits(memory=12 << 30), retry_delay=0.0, environment=ENVIRONMENT)
+    settings = dataclasses.replace(settings, engine=getattr(request, "param", settings.engine))
     blobs = Blobs(database, LocalBlobs(quick / "blobs"))
     yield Supervisor(JobStore(database), blobs, folder=quick / "work", settings=settings)
     database.close()
@@ -60,6 +69,7 @@ def run(supervisor: Supervisor, kind: Kind, model: bytes, data: bytes | None, **
     return supervisor.see_through(claim), supervisor.store.job(job.id)
 
 
+@QUICK
 def test_a_conversion_gives_the_artifacts_that_its_report_describes(
     supervisor: Supervisor, model: bytes, data: bytes
 ) -> None:
@@ -111,6 +121,7 @@ def test_what_is_wrong_with_a_job_is_told(supervisor: Supervisor, model: bytes, 
     assert job.problem.code == "needs_data"
 
 
+@QUICK
 def test_an_inspection_predicts_without_data(supervisor: Supervisor, model: bytes) -> None:
     outcome, job = run(supervisor, Kind.INSPECT, model, None, threads=1)
     assert job.problem is None

@@ -12,8 +12,8 @@ from aslconvert.converter.pipeline import plan_search, pruned, timing, variants
 
 # For one module at a time: the environment is everybody's, and other tests need the compiler.
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Fewer samples of each latency, short healing, no compiler, and Python's bytecode kept for fresh processes."""
+def quick() -> Iterator[None]:
+    """Fewer samples of each latency, short healing, and no compiler."""
     module = importlib.import_module("aslconvert.converter.pipeline.convert")
     # It reads the compiler's name once, when it is imported, and must not do so while the name is wrong.
     importlib.import_module("torch._inductor.config")
@@ -25,8 +25,6 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr(module, "QUICK_ROUNDS", 3)
         patch.setattr(variants, "LEAST_HEALING", 0.2)
         patch.setenv("CXX", "no-such-compiler")
-        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-        patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("bytecode")))
         yield
 
 
