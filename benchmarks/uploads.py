@@ -4,9 +4,11 @@
 
 The file is a .safetensors of random bytes, so that nothing on the way can be sparse or compressed; it is uploaded as a
 data set and vetted. A plain copy is the least that could be done: the same file by `sendfile` over the loopback to a
-process that writes it in blocks of a megabyte and syncs it at the end. Copy and upload take turns. The clock of an
-upload stops at the answer to its last request, when its bytes are on the disk; vetting, which comes after, is told
-apart. Memory is the peak of resident bytes (VmHWM) above what the process had after one small upload. Limits: client,
+process that writes it in blocks of a megabyte and syncs it at the end. It goes up in one request by `sendfile`, in
+pieces of 64 MiB with checksums likewise, and by the Python client, which hashes the file before it sends it. Copy and
+uploads take turns, and each upload is compared with the copy of its own turn. The clock of an upload stops at the
+answer to its last request, when its bytes are on the disk; vetting, which comes after, is told apart. Memory
+is the peak of resident bytes (VmHWM) above what the process had after one small upload. Limits: client,
 server and disk are of one machine, and the upload is hashed on the way, which the copy is not.
 """
 
@@ -18,9 +20,7 @@ import hashlib
 import json
 import mmap
 import os
-import re
 import shutil
-import signal
 import socket
 import statistics
 import subprocess
@@ -33,15 +33,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+from upload_service import BLOCK, Service
 
-from aslconvert.service.keys.service import create_key
-from aslconvert.service.settings import Settings
+from aslconvert.service.client import Client
 
-BLOCK = 1 << 20
 PIECE = 64 << 20
 KILLS = (0.2, 0.5, 0.8)
-BODY = "application/offset+octet-stream"
 
 
 def random_tensors(path: Path, size: int) -> str:
@@ -70,99 +67,6 @@ def _blocks(start: bytes, left: int) -> Iterator[bytes]:
         block = os.urandom(min(BLOCK, left))
         left -= len(block)
         yield block
-
-
-class Service:
-    """The service in a process of its own, with the peak of its memory."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
-        self.key = create_key(Settings(folder=folder), name="benchmark")
-        self.client = httpx.Client(
-            base_url=f"http://127.0.0.1:{self.port}", headers={"Authorization": f"Bearer {self.key}"}, timeout=600
-        )
-        self.start()
-
-    def start(self) -> None:
-        """Start it, and upload something small, so that all its code is loaded."""
-        command = [sys.executable, "-m", "aslconvert.service", "--port", str(self.port), "--folder", str(self.folder)]
-        log = (self.folder / "service.log").open("ab")
-        self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        while True:
-            try:
-                self.client.get("/v1/health").raise_for_status()
-                break
-            except httpx.TransportError:
-                time.sleep(0.1)
-        small = self.folder / "small"
-        small.write_bytes(os.urandom(3 * BLOCK))
-        place = self.announce(small)
-        self.send(small, place, 0, small.stat().st_size)
-        self.ended(place)
-        self.before = self._memory("VmRSS")
-
-    def _memory(self, name: str) -> int:
-        text = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(rf"{name}:\s+(\d+)", text)[1]) * 1024  # type: ignore[index]  # Linux has both
-
-    def growth(self) -> int:
-        """Bytes of memory at most, above those at the start."""
-        return max(0, self._memory("VmHWM") - self.before)
-
-    def kill(self) -> None:
-        """As a power cut does."""
-        self.process.kill()
-        self.process.wait()
-
-    def stop(self) -> None:
-        """As an operator does."""
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait()
-
-    def announce(self, path: Path) -> str:
-        """A new upload of a file."""
-        told = {"kind": "dataset", "filename": path.name}
-        about = ",".join(f"{key} {base64.b64encode(value.encode()).decode()}" for key, value in told.items())
-        headers = {"Tus-Resumable": "1.0.0", "Upload-Length": str(path.stat().st_size), "Upload-Metadata": about}
-        made = self.client.post("/v1/uploads", headers=headers)
-        made.raise_for_status()
-        return made.headers["location"]
-
-    def offset(self, place: str) -> int:
-        """Bytes received."""
-        found = self.client.head(place, headers={"Tus-Resumable": "1.0.0"})
-        found.raise_for_status()
-        return int(found.headers["upload-offset"])
-
-    def send(self, path: Path, place: str, start: int, end: int, *, promise: str | None = None) -> None:
-        """One PATCH, by `sendfile`: the client costs as little as that of the copy."""
-        head = (
-            f"PATCH {place} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {self.key}\r\nTus-Resumable: 1.0.0\r\n"
-            f"Upload-Offset: {start}\r\nContent-Type: {BODY}\r\nContent-Length: {end - start}\r\nConnection: close\r\n"
-        )
-        if promise is not None:
-            head += f"Upload-Checksum: sha256 {promise}\r\n"
-        with socket.create_connection(("127.0.0.1", self.port)) as line, path.open("rb") as file:
-            line.sendall(f"{head}\r\n".encode())
-            line.sendfile(file, start, end - start)
-            answer = line.recv(4096)
-        if not answer.startswith(b"HTTP/1.1 204"):
-            raise RuntimeError(answer.decode(errors="replace"))
-
-    def ended(self, place: str) -> dict[str, Any]:
-        """The upload once it was vetted."""
-        while (told := self.client.get(place).json())["state"] in ("receiving", "vetting"):
-            time.sleep(0.1)
-        return dict(told)
-
-    def sha256(self, told: dict[str, Any]) -> str:
-        """Of what became of an upload."""
-        if told["state"] != "done":
-            raise RuntimeError(str(told))
-        return str(self.client.get(told["resource"]["url"]).json()["sha256"])
 
 
 def copied(path: Path, target: Path) -> float:
@@ -210,9 +114,30 @@ def in_pieces(service: Service, path: Path) -> tuple[float, str]:
     return seconds, place
 
 
+def by_client(service: Service, path: Path) -> tuple[float, str]:
+    """Seconds of an upload by the Python client from its start to its last byte's answer, and its place."""
+    seconds: list[float] = []
+    with Client(str(service.client.base_url), service.key, sent=service.folder / "sent") as client:
+        started = time.perf_counter()
+
+        def told(safe: int, size: int) -> None:
+            if safe == size:
+                seconds.append(time.perf_counter() - started)
+
+        found = client.upload_dataset(path, progress=told)
+    return seconds[0], f"/v1/datasets/{found.id}"
+
+
 def _digest(path: Path, start: int, end: int) -> bytes:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         return hashlib.sha256(memoryview(mapped)[start:end]).digest()
+
+
+WAYS: dict[str, tuple[str, Callable[[Service, Path], tuple[float, str]]]] = {
+    "whole": ("upload, one request", whole),
+    "pieces": ("upload, 64 MiB, checksums", in_pieces),
+    "client": ("upload, the Python client", by_client),
+}
 
 
 def killed(service: Service, path: Path) -> tuple[list[dict[str, Any]], str, int]:
@@ -266,37 +191,37 @@ def main() -> None:
         path = folder / "random.safetensors"
         digest = random_tensors(path, given.bytes)
         service = Service(folder / "service-data")
-        figures: dict[str, Any] = {"bytes": path.stat().st_size, "copy_s": [], "whole_s": [], "pieces_s": []}
+        figures: dict[str, Any] = {"bytes": path.stat().st_size, "copy_s": []} | {f"{name}_s": [] for name in WAYS}
         vetting = []
         for _ in range(given.repeats):
             figures["copy_s"].append(copied(path, folder / "copy"))
-            for name, upload in (("whole_s", whole), ("pieces_s", in_pieces)):
+            for name, (_, upload) in WAYS.items():
                 seconds, place = upload(service, path)
-                figures[name].append(seconds)
-                started = time.perf_counter()
-                told = service.ended(place)
-                vetting.append(time.perf_counter() - started)
-                if service.sha256(told) != digest:
+                figures[f"{name}_s"].append(seconds)
+                if name != "client":
+                    started = time.perf_counter()
+                    place = service.became(place)
+                    vetting.append(time.perf_counter() - started)
+                if service.sha256(place) != digest:
                     raise RuntimeError("other bytes arrived")
                 # Else the next one is found to be there, and not vetted.
-                service.client.delete(told["resource"]["url"]).raise_for_status()
+                service.client.delete(place).raise_for_status()
         figures["memory_growth_bytes"] = service.growth()
         figures["kills"], place, growth = killed(service, path)
         figures["memory_growth_bytes"] = max(growth, figures["memory_growth_bytes"])
-        figures["same_bytes_after_kills"] = service.sha256(service.ended(place)) == digest
+        figures["same_bytes_after_kills"] = service.sha256(service.became(place)) == digest
         service.stop()
-    copy = statistics.median(figures["copy_s"])
-    for name in ("whole", "pieces"):
-        figures[f"{name}_of_copy"] = copy / statistics.median(figures[f"{name}_s"])
+    for name in WAYS:
+        figures[f"{name}_of_copy"] = [a / b for a, b in zip(figures["copy_s"], figures[f"{name}_s"], strict=True)]
     figures["vetting_s"] = statistics.median(vetting)
-    print(f"{'':28}{'s':>8}{'MB/s':>8}{'of the copy':>14}")
-    for name, told in (
-        ("copy", "plain copy"),
-        ("whole", "upload, one request"),
-        ("pieces", "upload, 64 MiB, checksums"),
-    ):
+    print(f"{'':28}{'s':>8}{'MB/s':>8}  of the copy of its turn: median (least .. most)")
+    for name, told in {"copy": "plain copy", **{name: told for name, (told, _) in WAYS.items()}}.items():
         seconds = statistics.median(figures[f"{name}_s"])
-        print(f"{told:28}{seconds:8.2f}{figures['bytes'] / seconds / 1e6:8.0f}{copy / seconds:14.2f}")
+        ratios = figures.get(f"{name}_of_copy", [1.0])
+        print(
+            f"{told:28}{seconds:8.2f}{figures['bytes'] / seconds / 1e6:8.0f}"
+            f"{statistics.median(ratios):10.2f} ({min(ratios):.2f} .. {max(ratios):.2f})"
+        )
     print(f"vetting {figures['vetting_s']:.1f} s; memory grew by {figures['memory_growth_bytes'] / 1e6:.1f} MB at most")
     print(f"killed at {[round(kill['killed_at'] / 1e6) for kill in figures['kills']]} MB: same bytes "
           f"{figures['same_bytes_after_kills']}")  # fmt: skip

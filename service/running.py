@@ -9,13 +9,10 @@ import socket
 import uvicorn
 
 from aslconvert.service.app import create_app
-from aslconvert.service.security.middleware import MOST_HEADERS
+from aslconvert.service.connection import BoundedProtocol
 from aslconvert.service.settings import Settings
 from aslconvert.workers.logs import set_up_logs
 from aslconvert.workers.tracing import set_up_tracing
-
-HEADER_BYTES = 2 * MOST_HEADERS
-"""Twice of what the app takes, as what is over this is told in plain text, and only where the head comes in parts."""
 
 GRACE_SECONDS = 10
 """For which requests may go on after SIGTERM; streams of events end at once."""
@@ -32,8 +29,7 @@ def server(settings: Settings, *, host: str = "127.0.0.1", port: int = 8765) -> 
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
-            h11_max_incomplete_event_size=HEADER_BYTES,
-            http="h11",
+            http=BoundedProtocol,
         )
     )
 

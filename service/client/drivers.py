@@ -30,6 +30,9 @@ from aslconvert.service.client.steps import (
 T = TypeVar("T")
 Listener = Callable[[Any], None]
 
+SLICE = 256 << 10
+"""Bytes of a body that httpx is given at once: it would copy what is left of a larger one with every send."""
+
 FAULTS = (httpx.TransportError, OSError)
 """What the steps themselves may have an answer to; all else ends them."""
 
@@ -161,7 +164,7 @@ def _built(http: httpx.Client | httpx.AsyncClient, request: Request) -> httpx.Re
         timeout = httpx.Timeout(
             connect=timeout.connect, read=request.read_seconds, write=timeout.write, pool=timeout.pool
         )
-    return http.build_request(
+    built = http.build_request(
         request.method,
         request.path,
         headers=dict(request.headers),
@@ -170,6 +173,22 @@ def _built(http: httpx.Client | httpx.AsyncClient, request: Request) -> httpx.Re
         content=request.content,
         timeout=timeout,
     )
+    if request.content is not None:
+        built.stream = _Sliced(request.content)
+    return built
+
+
+class _Sliced(httpx.SyncByteStream, httpx.AsyncByteStream):
+    def __init__(self, content: bytes) -> None:
+        self._content = memoryview(content)
+
+    def __iter__(self) -> Iterator[bytes]:
+        for start in range(0, len(self._content), SLICE):
+            yield bytes(self._content[start : start + SLICE])
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for part in self:
+            yield part
 
 
 def _reply(response: httpx.Response) -> Reply:

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import uuid
 from collections.abc import Callable, Mapping
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,8 +26,8 @@ from aslconvert.service.client.sent import Local, Sent, look_at
 from aslconvert.service.client.steps import Pause, Reply, Request, Steps, work
 
 TUS = {"Tus-Resumable": "1.0.0"}
-PIECE = 8 << 20
-"""Bytes of one request: what a lost connection costs at most, and what is held in memory."""
+PIECE = 16 << 20
+"""Bytes of one request: what a lost connection costs at most. Two pieces are held in memory."""
 
 POLL_SECONDS = (0.2, 2.0)
 """First and longest pause between looks at a file that is being looked into."""
@@ -106,11 +106,17 @@ def _send(upload_id: str, file: Local, *, retry: Retry, told: Told | None) -> St
     path = f"/v1/uploads/{upload_id}"
     tries = Tries(retry)
     offset = yield from _offset(path, retry)
-    with file.path.open("rb") as source:
+    with file.path.open("rb") as source, ThreadPoolExecutor(1) as ahead:
+        coming, at = ahead.submit(_piece, source, offset), offset
         while offset < file.bytes:
             if told is not None:
                 told(offset, file.bytes)
-            piece, digest = yield from work(partial(_piece, source, offset))
+            if at != offset:
+                coming = ahead.submit(_piece, source, offset)
+            piece, digest = yield from work(coming.result)
+            # The next one is read and hashed while this one is sent.
+            at = offset + len(piece)
+            coming = ahead.submit(_piece, source, at)
             if not file.unchanged() or not piece:
                 yield from _abandon(path)
                 raise UploadFailed("file_changed", f"'{file.path}' changed while it was sent.", hint="Send it again.")

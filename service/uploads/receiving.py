@@ -6,9 +6,8 @@ import asyncio
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
-from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from anyio import CancelScope, to_thread
 
@@ -70,11 +69,16 @@ class Digests:
 
 
 async def finished(work: Callable[[], Result]) -> Result:
-    """What ``work`` gives, in a thread; a request that is cancelled meanwhile ends only once the thread has.
+    """What ``work`` gives, in a thread; a request that is cancelled meanwhile ends only once the thread has."""
+    return await unbroken(to_thread.run_sync(work))
+
+
+async def unbroken(work: Coroutine[Any, Any, Result]) -> Result:
+    """What ``work`` gives; a request that is cancelled meanwhile ends only once it has.
 
     The framework's shield does not hold off the server's own cancelling when it stops.
     """
-    task = asyncio.ensure_future(to_thread.run_sync(work))
+    task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     with CancelScope(shield=True):
         while not task.done():
@@ -137,33 +141,67 @@ async def _pump(body: AsyncIterator[bytes], writer: _Writer, *, most: int, stall
             parts.append(part)
             waiting += len(part)
             if waiting >= BLOCK:
-                whole, parts, waiting = b"".join(parts), [], 0
-                await finished(partial(writer.write, whole))
+                whole, parts, waiting = parts, [], 0
+                await unbroken(writer.add(whole))
     except TimeoutError as error:
         raise Stalled(stall) from error
     finally:
         # Also what came before the client went away: it need not come again.
-        if parts:
-            await finished(partial(writer.write, b"".join(parts)))
+        await unbroken(writer.end(parts))
 
 
 class _Writer:
-    def __init__(self, held: Held, digest: _Hash | None, checksum: Checksum | None) -> None:
-        self.held, self._digest, self._checksum = held, digest, checksum
+    """Writes a block while the next one comes in and the one before it is hashed: at most three are in memory.
 
-    def write(self, block: bytes) -> None:
+    ``add`` and ``end`` are not to be cancelled: hashes and file would part.
+    """
+
+    def __init__(self, held: Held, digest: _Hash | None, checksum: Checksum | None) -> None:
+        self.held, self._checksum = held, checksum
+        self._hashes = [one for one in (digest, checksum) if one is not None]
+        self._writing: asyncio.Task[tuple[list[bytes], Exception | None]] | None = None
+        self._hashing: list[asyncio.Task[None]] = []
+
+    async def add(self, parts: list[bytes]) -> None:
+        """Write a block; raises what went wrong with the one before it."""
+        await self._written()
+        self._writing = asyncio.ensure_future(to_thread.run_sync(self._write, parts))
+
+    async def end(self, parts: list[bytes]) -> None:
+        """Write the last block and wait for all of them."""
+        try:
+            await self._written()
+            if parts:
+                await self.add(parts)
+                await self._written()
+        finally:
+            await asyncio.gather(*self._hashing)
+
+    async def _written(self) -> None:
+        if self._writing is None:
+            return
+        (taken, error), self._writing = await self._writing, None
+        await asyncio.gather(*self._hashing)
+        self._hashing = [asyncio.ensure_future(to_thread.run_sync(_update, one, taken)) for one in self._hashes]
+        if error is not None:
+            raise error
+
+    def _write(self, parts: list[bytes]) -> tuple[list[bytes], Exception | None]:
         before = self.held.offset
         try:
-            self.held.append(block)
-        finally:
+            self.held.append(*parts)
+        except Exception as error:  # noqa: BLE001  raised again where it is waited for
             # A full disk may have taken a part of it.
-            taken = memoryview(block)[: self.held.offset - before]
-            for hashed in (self._digest, self._checksum):
-                if hashed is not None:
-                    hashed.update(taken)
+            return [b"".join(parts)[: self.held.offset - before]], error
+        return parts, None
 
     def give_up(self) -> None:
         if self._checksum is not None:
             self.held.undo()
         else:
             self.held.keep()
+
+
+def _update(hashed: _Hash | Checksum, parts: list[bytes]) -> None:
+    for part in parts:
+        hashed.update(part)

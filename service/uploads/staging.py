@@ -23,6 +23,9 @@ from aslconvert.workers.errors import InternalError
 from aslconvert.workers.storage.staging import coded
 
 _ID: Final = re.compile(r"[0-9a-f-]{36}")
+MOST_PARTS: Final = 64
+"""That one call of the kernel is given; it takes 1024 at most."""
+
 _PLACE: Final = re.compile(r"[0-9a-f]{32}")
 
 
@@ -146,14 +149,20 @@ class Held:
         """How long nobody has written to it, by the wall clock."""
         return time.time() - os.fstat(self._handle).st_mtime
 
-    def append(self, data: bytes) -> None:
+    def append(self, *parts: bytes) -> None:
         """More bytes at the end; after an error as many of them as the disk took."""
-        with self._at_work(), memoryview(data) as view:
-            written = 0
-            while written < len(view):
-                count = os.pwrite(self._handle, view[written:], self.offset)
-                written += count
+        begun = self.offset
+        with self._at_work():
+            views = [memoryview(part) for part in parts if part]
+            while views:
+                count = os.pwritev(self._handle, views[:MOST_PARTS], self.offset)
                 self.offset += count
+                while views and count >= len(views[0]):
+                    count -= len(views.pop(0))
+                if count:
+                    views[0] = views[0][count:]
+            # Has the disk begin now, while more bytes come: `keep` has the less to wait for.
+            os.posix_fadvise(self._handle, begun, self.offset - begun, os.POSIX_FADV_DONTNEED)
 
     def begin(self) -> None:
         """What follows counts only with `keep`."""

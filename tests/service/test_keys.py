@@ -230,6 +230,12 @@ def test_bodies_and_headers_have_a_limit(live: Live, client: httpx.Client) -> No
         assert b"headers_too_large" in answer
     # What has no end is never in memory.
     assert sent(live, [head, b"x" * 60_000, b"x" * 60_000], 0.1).startswith(b"HTTP/1.1 400 ")
+    chunked = b"GET /v1/health HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for endless in (b"0\r\nX-Long: ", b"0\r\n" + b"X-Many: 0123456789\r\n" * 4000, b"1;x="):
+        # The head is answered at once; the connection does not stay for what follows it.
+        assert sent(live, [chunked + endless, b"x" * 60_000, b"x" * 60_000], 0.1).endswith(
+            (b"The head of the request is too long.", b"Invalid HTTP request received.")
+        )
     assert client.get("/v1/usage").status_code == 200
 
 

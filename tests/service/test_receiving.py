@@ -1,6 +1,7 @@
 """Requests that are cancelled, whose commit is lost, or that bring too much, on their way to the disk."""
 
 import asyncio
+import hashlib
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -31,7 +32,8 @@ from aslconvert.workers.jobs.ids import new_id
 class Slow(Held):
     """A disk that takes the two halves of a block with a pause between them."""
 
-    def append(self, data: bytes) -> None:
+    def append(self, *parts: bytes) -> None:
+        data = b"".join(parts)
         super().append(data[: len(data) // 2])
         time.sleep(0.3)
         super().append(data[len(data) // 2 :])
@@ -72,6 +74,44 @@ def test_what_is_cancelled_in_the_middle_of_a_write_ends_after_it(tmp_path: Path
     asyncio.run(cancelled())
     assert path.read_bytes() == (b"" if promised else block)
     assert not path.with_suffix(".mark").exists()
+
+
+class Full(Held):
+    """A disk that has room for a block and a half."""
+
+    def append(self, *parts: bytes) -> None:
+        data = b"".join(parts)
+        left = BLOCK * 3 // 2 - self.offset
+        super().append(data[:left])
+        if len(data) > left:
+            raise InfrastructureError("disk_full", "There is no room.")
+
+
+def test_what_a_full_disk_took_is_what_was_hashed(tmp_path: Path) -> None:
+    path = _file(tmp_path)
+    blocks = [os.urandom(BLOCK) for _ in range(4)]
+    held, digest = Full(path, os.open(path, os.O_RDWR)), hashlib.sha256()
+
+    async def body() -> AsyncIterator[bytes]:
+        for block in blocks:
+            yield block[: BLOCK // 3]
+            yield block[BLOCK // 3 :]
+
+    with pytest.raises(InfrastructureError, match="no room"):
+        asyncio.run(receive(body(), held, most=8 * BLOCK, stall=30, digest=digest))
+    held.close()
+    assert path.read_bytes() == b"".join(blocks)[: BLOCK * 3 // 2]
+    assert digest.hexdigest() == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_many_small_parts_are_written_as_they_came(tmp_path: Path) -> None:
+    path = _file(tmp_path)
+    parts = [os.urandom(n % 7) for n in range(500)]
+    held = Held(path, os.open(path, os.O_RDWR))
+    held.append(*parts)
+    held.append(*parts)
+    held.close()
+    assert path.read_bytes() == b"".join(parts) * 2
 
 
 def test_nothing_is_written_to_a_file_that_was_let_go(tmp_path: Path) -> None:

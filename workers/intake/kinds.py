@@ -37,14 +37,15 @@ def identify(path: Path, *, limits: Limits = DEFAULT) -> Kind:
     with opened(path, most=max(limits.file_bytes, limits.data_file_bytes)) as file:
         start = file.read(RECORD)
         size = file.seek(0, 2)
+        # Before the others: the length of its header may begin as they do, and none of them goes on with zeros and a brace.
+        if 2 <= int.from_bytes(start[:8], "little") <= size - 8 and start[8:9] == b"{":
+            return Kind.SAFETENSORS
         if start.startswith(b"PK"):
             return _zip(file, limits)
         if start.startswith(b"\x80") and start[1:2] <= b"\x05" and b"." in start:
             raise Refused("kind_code", "It is a pickle.")
         if is_packed(start) or start[257:262] == b"ustar" or _is_old_tar(start):
             return _tar(file, limits)
-        if 2 <= int.from_bytes(start[:8], "little") <= size - 8 and start[8:9] == b"{":
-            return Kind.SAFETENSORS
         # The first field of a model is the version of its format, or after other writers a name or the graph.
         if start[:1] in (b"\x08", b"\x12", b"\x22", b"\x28", b"\x32", b"\x3a", b"\x42", b"\x72"):
             return Kind.ONNX

@@ -164,6 +164,12 @@ def test_a_kind_is_told_by_content(tiny: Path, tmp_path: Path) -> None:
         assert identify(written(tmp_path, content, "misleading.onnx")) is kind
 
 
+def test_no_length_of_a_header_makes_safetensors_something_else(tmp_path: Path) -> None:
+    for length in (*range(64, 1600, 8), int.from_bytes(b"PK", "little")):
+        header = b'{"conv.weight":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'.ljust(length)
+        assert identify(written(tmp_path, length.to_bytes(8, "little") + header)) is Kind.SAFETENSORS, length
+
+
 def test_the_door_rebuilds_what_it_is_asked_for(tiny: Path, tmp_path: Path) -> None:
     rebuilt = vet(tiny, tmp_path / "out.pt2", kind="model")
     assert isinstance(rebuilt, Rebuilt)
