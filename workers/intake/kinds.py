@@ -37,7 +37,7 @@ def identify(path: Path, *, limits: Limits = DEFAULT) -> Kind:
     with opened(path, most=max(limits.file_bytes, limits.data_file_bytes)) as file:
         start = file.read(RECORD)
         size = file.seek(0, 2)
-        # Before the others: its length of the header may begin as they do, but none of them goes on with zeros and a brace.
+        # Before the others: its first bytes, a length, may be theirs, but none of them goes on with zeros and a brace.
         if 2 <= int.from_bytes(start[:8], "little") <= size - 8 and start[8:9] == b"{":
             return Kind.SAFETENSORS
         if start.startswith(b"PK"):
