@@ -38,8 +38,8 @@ plain_ops = _load()
 
 
 @pytest.fixture(scope="module")
-def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    compiled: dict[str, Path] = plain_ops.compile_objects(COMPILER, tmp_path_factory.mktemp("aarch64"), ["-O3"])
+def objects() -> dict[str, Path]:
+    compiled: dict[str, Path] = plain_ops.compile_objects(COMPILER, ["-O3"])
     return compiled
 
 
