@@ -12,6 +12,7 @@ import pytest
 import torch
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.slow,
     pytest.mark.timeout(900),  # the kernels are compiled once more
     pytest.mark.skipif(

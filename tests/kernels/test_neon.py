@@ -17,6 +17,7 @@ MISSING = [tool for tool in (COMPILER, OBJDUMP, EMULATOR) if shutil.which(tool) 
 LOOPS = ("loops", "lanes", "tile_sample", "tile_multiply")
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.slow,
     pytest.mark.timeout(900),  # the kernels are compiled once more
     pytest.mark.skipif(

@@ -14,7 +14,10 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("kernels", "converter", "workers", "service", "cli")
 HAS_COMPILER = shutil.which("c++") is not None and shutil.which("cmake") is not None
 
-pytestmark = pytest.mark.timeout(900)  # the kernels are compiled from nothing where no build folder is left
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.timeout(900),
+]  # the kernels are compiled from nothing where no build folder is left
 
 
 @pytest.fixture(scope="module")

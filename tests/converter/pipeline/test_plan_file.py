@@ -17,6 +17,8 @@ from aslconvert.converter.pipeline.survey import Survey
 from aslconvert.converter.pipeline.variants import Made
 from aslconvert.converter.report.schema import Report
 
+pytestmark = pytest.mark.long
+
 OPTIONS = ConvertOptions(threads=1, max_drop=9.0, artifacts=("portable", "onnx", "weights"))
 
 
