@@ -16,8 +16,8 @@ HAS_COMPILER = shutil.which("c++") is not None and shutil.which("cmake") is not 
 
 pytestmark = [
     pytest.mark.long,
-    pytest.mark.timeout(900),
-]  # the kernels are compiled from nothing where no build folder is left
+    pytest.mark.timeout(900),  # the kernels are compiled from nothing where no build folder is left
+]
 
 
 @pytest.fixture(scope="module")
