@@ -22,8 +22,6 @@ from aslconvert.converter.pipeline.judge import Judge, Score
 from aslconvert.converter.pipeline.plan_file import PLAN
 from aslconvert.converter.pipeline.subject import Subject
 from aslconvert.converter.pipeline.variants import Made
-from aslconvert.converter.report.bundle import bundle_bytes
-from aslconvert.converter.report.html import render_html
 from aslconvert.converter.report.schema import Artifact, Report
 
 BUNDLE = "report.zip"
@@ -102,6 +100,10 @@ def _own_score(proof: Mapping[str, Any], out: Path, best: Made, judge: Judge) ->
 
 def write_report(out: Path, report: Report, plan: bytes) -> None:
     """Write report.json, report.html, the plan, the bundle of all that is to be read, and the hashes of every file."""
+    # Slow to import, for what draws the charts: predictions, refusals and whoever is interrupted do without.
+    from aslconvert.converter.report.bundle import bundle_bytes
+    from aslconvert.converter.report.html import render_html
+
     page = render_html(report)
     files = {"report.json": report.to_json().encode(), "report.html": page.encode(), PLAN: plan}
     files[BUNDLE] = bundle_bytes(report, page, plan)

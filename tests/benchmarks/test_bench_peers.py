@@ -26,6 +26,8 @@ from aslconvert.converter.ir.graph import find_sites, graph_module
 from aslconvert.converter.ir.load import export_model
 from aslconvert.converter.passes.fold_batch_norm import fold_batch_norm
 
+pytestmark = pytest.mark.long
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NAMES = (
     *("chart", "context", "methods", "run", "sites", "predictions", "table", "timing", "verdict", "__main__"),

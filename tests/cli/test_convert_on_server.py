@@ -23,7 +23,7 @@ from scripted import free_port
 from torch import Generator as Random
 from torch import nn, randn
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 SERVICE = Path(__file__).resolve().parents[1] / "service"
 NET = """

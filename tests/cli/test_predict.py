@@ -12,6 +12,8 @@ from aslconvert.cli.main import main
 from aslconvert.converter.cost import spread
 from aslconvert.converter.pipeline import plan_search, predict
 
+pytestmark = pytest.mark.long
+
 NET = """
 import torch
 from torch import nn

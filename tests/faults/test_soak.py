@@ -12,6 +12,8 @@ import postgres
 from cluster import redis_server
 from soak import FAULTS, ON_POSTGRES, soak
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.skipif(
     redis_server() is None, reason="NO REDIS HERE: nothing about Celery is tested; apt-get install redis-server"

@@ -5,10 +5,12 @@ For places where no torch runs: another processor's emulator, and valgrind.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +23,8 @@ from aslconvert.kernels import reference
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(__file__).parent
+BUILD = ROOT / "build" / "plain"
+HEADERS = {".h", ".inc"}
 CODES = {torch.float32: 6, torch.float64: 7, torch.int64: 4, torch.bfloat16: 15}  # torch's ScalarType
 
 
@@ -37,8 +41,10 @@ def _cases() -> ModuleType:
 cases = _cases()
 
 
-def compile_objects(compiler: str, folder: Path, flags: Sequence[str]) -> dict[str, Path]:
+def compile_objects(compiler: str, flags: Sequence[str]) -> dict[str, Path]:
     """Every CPU source (its loops as the `base` copy) and the stand-in for torch, by the name of the file.
+
+    Kept in `build/plain` by all that they depend on: a second run compiles only what was changed.
 
     Raises:
         RuntimeError: something does not compile; with the compiler's words.
@@ -51,12 +57,24 @@ def compile_objects(compiler: str, folder: Path, flags: Sequence[str]) -> dict[s
         *('-DASL_COMPILER="any"', "-isystem", str(Path(torch.__file__).parent / "include")),
     ]
 
+    headers = [path for folder in (csrc, FOLDER / "plain") for path in folder.rglob("*") if path.suffix in HEADERS]
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    basis = repr((version, common, flags, torch.__version__, *(path.read_bytes() for path in sorted(headers))))
+    BUILD.mkdir(parents=True, exist_ok=True)
+
     def build(source: Path) -> tuple[str, Path]:
-        target = folder / f"{source.stem}.o"
-        command = [compiler, *common, *flags, "-c", str(source), "-o", str(target)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise RuntimeError(f"{source.name} does not compile:\n{done.stderr}")
+        digest = hashlib.sha256(basis.encode() + source.read_bytes()).hexdigest()[:16]
+        target = BUILD / f"{source.stem}-{digest}.o"
+        if target.exists():
+            return source.stem, target
+        with tempfile.TemporaryDirectory(dir=BUILD) as folder:
+            made = Path(folder) / "made.o"
+            command = [compiler, *common, *flags, "-c", str(source), "-o", str(made)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                raise RuntimeError(f"{source.name} does not compile:\n{done.stderr}")
+            # In one step: tests that run at once never see half a file.
+            made.rename(target)
         return source.stem, target
 
     with ThreadPoolExecutor(2) as pool:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.slow,
     pytest.mark.timeout(900),  # the kernels are compiled once more
     pytest.mark.skipif(
@@ -36,7 +37,7 @@ plain_ops = _load()
 
 def test_no_value_is_used_before_it_was_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHIMS_RAW", "1")  # new tensors hold nothing, so that what is left unwritten is seen
-    objects = plain_ops.compile_objects("g++", tmp_path, ["-O1", "-g", f"-march={LEVEL}"])
+    objects = plain_ops.compile_objects("g++", ["-O1", "-g", f"-march={LEVEL}"])
     program = plain_ops.link("g++", objects, tmp_path)
     memcheck = ["valgrind", "--error-exitcode=9", "--quiet", "--track-origins=yes", str(program)]
     for dtype in (torch.float32, torch.float64, torch.bfloat16):

@@ -17,6 +17,7 @@ MISSING = [tool for tool in (COMPILER, OBJDUMP, EMULATOR) if shutil.which(tool) 
 LOOPS = ("loops", "lanes", "tile_sample", "tile_multiply")
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.slow,
     pytest.mark.timeout(900),  # the kernels are compiled once more
     pytest.mark.skipif(
@@ -38,8 +39,8 @@ plain_ops = _load()
 
 
 @pytest.fixture(scope="module")
-def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    compiled: dict[str, Path] = plain_ops.compile_objects(COMPILER, tmp_path_factory.mktemp("aarch64"), ["-O3"])
+def objects() -> dict[str, Path]:
+    compiled: dict[str, Path] = plain_ops.compile_objects(COMPILER, ["-O3"])
     return compiled
 
 

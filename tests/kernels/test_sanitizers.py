@@ -27,6 +27,7 @@ def _load() -> ModuleType:
 
 sanitize = _load()
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.slow,
     pytest.mark.timeout(900),  # the kernels are compiled once more
     pytest.mark.skipif(

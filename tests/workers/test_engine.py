@@ -21,6 +21,8 @@ from aslconvert.workers.sandbox.limits import Limits
 from aslconvert.workers.storage import Blobs, LocalBlobs
 from aslconvert.workers.supervisor import Supervisor
 
+pytestmark = pytest.mark.long
+
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CXX": "no-such-compiler", "PYTHONPATH": str(Path(__file__).parent)}
 QUICK = pytest.mark.parametrize("supervisor", ["quick_engine:run"], indirect=True)
 

@@ -11,6 +11,8 @@ from aslconvert.converter.errors import TargetNotReached, UsageError
 from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.pipeline import convert, plan_search
 
+pytestmark = pytest.mark.long
+
 
 class Listener:
     def __init__(self) -> None:

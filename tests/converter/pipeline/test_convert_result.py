@@ -26,6 +26,8 @@ from aslconvert.converter.pipeline.convert import tell_if_missed
 from aslconvert.converter.report.schema import Report, read_report
 from aslconvert.kernels import has_int16
 
+pytestmark = pytest.mark.long
+
 WISH = 1.2
 
 

@@ -27,6 +27,8 @@ from aslconvert.converter.pipeline.variants import Made
 from aslconvert.converter.progress import SilentProgress
 from aslconvert.converter.report.schema import Report
 
+pytestmark = pytest.mark.long
+
 OPTIONS = ConvertOptions(threads=1, max_drop=9.0, artifacts=("portable", "onnx"), allow=("int8",))
 ROWS = {"0": 16, "2": 48}
 RECIPE = Recipe(equalised=True, corrected=True)

@@ -22,6 +22,8 @@ from aslconvert.converter.pipeline.subject import open_subject
 from aslconvert.converter.pipeline.survey import Survey
 from aslconvert.converter.pipeline.variants import Made
 
+pytestmark = pytest.mark.long
+
 STEPS = 40
 CHECKPOINT = "a checkpoint is written\n"
 ROWS = ({"0": 6, "2": 40}, {"0": 16, "2": 48})

@@ -16,6 +16,8 @@ from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.pipeline import convert, plan_search, planning
 from aslconvert.converter.pipeline.subject import open_subject
 
+pytestmark = pytest.mark.long
+
 
 class Odd(nn.Module):
     """Writes into its input, views its images, and calls one of its convolutions by its function."""

@@ -29,6 +29,8 @@ from aslconvert.converter.progress import SilentProgress
 from aslconvert.converter.prune.channels import REASONS
 from aslconvert.converter.report.schema import Report
 
+pytestmark = pytest.mark.long
+
 OPTIONS = ConvertOptions(
     threads=1, max_drop=9.0, artifacts=("portable", "fast", "onnx", "weights", "code"), allow=("prune",)
 )
