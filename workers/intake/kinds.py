@@ -37,7 +37,7 @@ def identify(path: Path, *, limits: Limits = DEFAULT) -> Kind:
     with opened(path, most=max(limits.file_bytes, limits.data_file_bytes)) as file:
         start = file.read(RECORD)
         size = file.seek(0, 2)
-        # Before the others: the length of its header may begin as they do, and none of them goes on with zeros and a brace.
+        # Before the others: a header's length may begin as they do, and none of them goes on with zeros and a brace.
         if 2 <= int.from_bytes(start[:8], "little") <= size - 8 and start[8:9] == b"{":
             return Kind.SAFETENSORS
         if start.startswith(b"PK"):
