@@ -363,7 +363,7 @@ def test_a_bench_has_options_of_its_own(files: Path, capfd: pytest.CaptureFixtur
     job = told(capfd, *arguments, "--rounds", "3", "--seed", "1")
     assert (job["kind"], job["options"]) == (
         "bench",
-        {"runtimes": ["torch"], "shape": [1, 3, 8, 8], "rounds": 3, "seed": 1, "threads": None},
+        {"runtimes": ["torch"], "shape": [1, 3, 8, 8], "rounds": 3, "seed": 1},
     )
 
 
