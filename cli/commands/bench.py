@@ -40,6 +40,10 @@ def bench(
     runtime: Runtimes = None,
     shape: Shape = None,
     rounds: Rounds = 15,
+    original: Annotated[
+        str | None,
+        typer.Option("--original", metavar="MODEL", help="Time the model that was converted too.", show_default=False),
+    ] = None,
     threads: options.Threads = None,
     seed: options.Seed = DEFAULT_SEED,
     json: options.Json = False,
@@ -50,7 +54,9 @@ def bench(
         from aslconvert.cli.views import show_bench
         from aslconvert.converter.cost import bench as benching
 
-        report = benching.bench(path, runtimes=_names(runtime), shape=sizes, threads=threads, rounds=rounds, seed=seed)
+        report = benching.bench(
+            path, runtimes=_names(runtime), shape=sizes, threads=threads, rounds=rounds, seed=seed, original=original
+        )
         if json:
             write_json(report, stream)
         else:
