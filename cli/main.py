@@ -14,11 +14,13 @@ from aslconvert.cli.commands import (
     bench,
     cancel,
     convert,
+    delete,
     doctor,
     download,
     export,
     inspect,
     keys,
+    retry,
     serve,
     status,
     submit,
@@ -49,6 +51,8 @@ app.command("submit", short_help="Start a job on a service.")(submit.submit)
 app.command("wait", short_help="Wait until a job has ended.")(wait.wait)
 app.command("status", short_help="Show how jobs stand.")(status.status)
 app.command("cancel", short_help="Ask a job to stop.")(cancel.cancel)
+app.command("retry", short_help="Start an ended job again.")(retry.retry)
+app.command("delete", short_help="Delete an ended job and its files.")(delete.delete)
 app.command("download", short_help="Fetch what a job wrote, checked.")(download.download)
 app.add_typer(keys.app, name="keys", short_help="Make, list and revoke API keys.")
 app.add_typer(admin.app, name="admin", short_help="Care for a deployment: backup, checks, workers.")

@@ -65,6 +65,8 @@ def show_bench(report: BenchReport, console: Console) -> None:
             interval = f"{figures.ci_low:.3f} .. {figures.ci_high:.3f}"
             table.add_row(escape(row.file), row.runtime, f"{figures.p50_ms:.3f}", interval, f"{figures.p95_ms:.3f}")
     console.print(table)
+    for note in report.notes:
+        console.print(f"note: {note}", markup=False)
 
 
 def show_inspection(report: InspectReport, console: Console) -> None:

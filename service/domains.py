@@ -34,6 +34,9 @@ HELD: tuple[Callable[[str], Select[tuple[str]]], ...] = (held.of_models, held.of
 RESERVED: tuple[Callable[[Transaction, str], int], ...] = (held.on_their_way,)
 """For a tenant: bytes that are on their way in, and count towards its storage already."""
 
+OPEN: tuple[Callable[[Transaction, str], int], ...] = (held.under_way,)
+"""For a tenant: things that come in and have a limit in their number."""
+
 SERVICES: tuple[Callable[[Context], AbstractContextManager[object]], ...] = (
     uploads_running,
     dispatch_running,

@@ -45,6 +45,10 @@ class Settings(BaseSettings):
     """Of one tenant, queued or at work."""
     device_minutes: Annotated[int, Field(ge=0)] = 10_000
     """Of one tenant in a calendar month (UTC)."""
+    open_uploads: Annotated[int, Field(ge=1)] = 64
+    """Of one tenant, that are received or vetted."""
+    api_keys: Annotated[int, Field(ge=1)] = 200
+    """Of one tenant, that can still be used."""
 
     body_bytes: Annotated[int, Field(ge=1)] = 1 << 20
     """Of requests that carry JSON; uploads have limits of their own."""

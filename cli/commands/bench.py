@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,28 +11,39 @@ from aslconvert.cli.console import answer_stream, page, write_json
 from aslconvert.converter.errors import UsageError
 from aslconvert.converter.options import DEFAULT_SEED
 
+Runtimes = Annotated[
+    str | None,
+    typer.Option(
+        "--runtime",
+        metavar="R,..",
+        help="For a bench: torch, torch_channels_last, compile, onnxruntime, openvino.",
+        show_default="all",
+    ),
+]
+Shape = Annotated[
+    str | None,
+    typer.Option(
+        "--shape",
+        metavar="1x3x224x224",
+        help="For a bench: shape of the input.",
+        show_default="the model's example inputs",
+    ),
+]
+Rounds = Annotated[int, typer.Option("--rounds", min=3, help="For a bench: samples of each row.")]
+
 
 def bench(
     path: Annotated[
         str, typer.Argument(metavar="PATH", help="A folder that convert wrote, or any MODEL that convert takes.")
     ],
     *,
-    runtime: Annotated[
+    runtime: Runtimes = None,
+    shape: Shape = None,
+    rounds: Rounds = 15,
+    original: Annotated[
         str | None,
-        typer.Option(
-            "--runtime",
-            metavar="R,..",
-            help="torch, torch_channels_last, compile, onnxruntime, openvino.",
-            show_default="all",
-        ),
+        typer.Option("--original", metavar="MODEL", help="Time the model that was converted too.", show_default=False),
     ] = None,
-    shape: Annotated[
-        str | None,
-        typer.Option(
-            "--shape", metavar="1x3x224x224", help="Shape of the input.", show_default="the model's example inputs"
-        ),
-    ] = None,
-    rounds: Annotated[int, typer.Option("--rounds", min=3, help="Samples of each row.")] = 15,
     threads: options.Threads = None,
     seed: options.Seed = DEFAULT_SEED,
     json: options.Json = False,
@@ -43,12 +54,26 @@ def bench(
         from aslconvert.cli.views import show_bench
         from aslconvert.converter.cost import bench as benching
 
-        names = None if runtime is None else [name.strip() for name in runtime.split(",") if name.strip()]
-        report = benching.bench(path, runtimes=names, shape=sizes, threads=threads, rounds=rounds, seed=seed)
+        report = benching.bench(
+            path, runtimes=_names(runtime), shape=sizes, threads=threads, rounds=rounds, seed=seed, original=original
+        )
         if json:
             write_json(report, stream)
         else:
             show_bench(report, page(stream))
+
+
+def job_options(
+    runtime: str | None, shape: str | None, *, rounds: int, threads: int | None, seed: int
+) -> dict[str, Any]:
+    """The options of a bench as a job takes them."""
+    sizes = None if shape is None else list(_sizes(shape))
+    given = {"runtimes": _names(runtime), "shape": sizes, "rounds": rounds, "threads": threads, "seed": seed}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _names(runtime: str | None) -> list[str] | None:
+    return None if runtime is None else [name.strip() for name in runtime.split(",") if name.strip()]
 
 
 def _sizes(text: str) -> tuple[int, ...]:

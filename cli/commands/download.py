@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from aslconvert.cli import options
-from aslconvert.cli.console import answer_stream, page, write_json
+from aslconvert.cli.console import answer_stream, page, say, write_json
+from aslconvert.cli.failure import one_line
 
 
 def download(
@@ -23,7 +24,7 @@ def download(
     with answer_stream() as stream:
         from aslconvert.cli.progress import RichProgress
         from aslconvert.cli.remote.fetching import fetch
-        from aslconvert.cli.remote.outcomes import missed, opened
+        from aslconvert.cli.remote.outcomes import opened
         from aslconvert.service.client import JobFailed
 
         with opened(server, key_file) as client, RichProgress() as progress:
@@ -31,12 +32,14 @@ def download(
             if found.done and found.state != "succeeded":
                 raise JobFailed(found)
             paths = fetch(client, found, out, progress=progress)
+        if found.missed is not None:
+            # The files are here: what the job was asked for is no matter of theirs.
+            say(
+                one_line(f"aslconvert: the job missed what was asked of it: {found.missed.message} {found.missed.hint}")
+            )
         if json:
-            # One document: that what was asked for was missed, or what is there.
-            missed(found)
             write_json({"job": found, "files": paths}, stream)
             return
         console = page(stream)
         for path in paths:
             console.print(f"  {path}", markup=False)
-        missed(found)

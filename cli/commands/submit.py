@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from aslconvert.cli import conversion, options
-from aslconvert.cli.console import answer_stream, write_json
+from aslconvert.cli.commands import bench as benching
+from aslconvert.cli.console import answer_stream, say, write_json
 from aslconvert.converter.errors import UsageError
 from aslconvert.converter.options import (
     DEFAULT_SEED,
@@ -27,14 +28,20 @@ def submit(
         str | None,
         typer.Option("--data", help="A folder of images, an archive or a file of arrays.", show_default=False),
     ] = None,
-    kind: Annotated[str, typer.Option("--kind", metavar="convert|inspect", help="What the job does.")] = "convert",
+    kind: Annotated[
+        str, typer.Option("--kind", metavar="convert|inspect|bench", help="What the job does.")
+    ] = "convert",
     max_drop: conversion.MaxDrop = None,
     min_speedup: conversion.MinSpeedup = None,
     max_params_mb: options.MaxParams = None,
     max_macs: options.MaxMacs = None,
     metric: Annotated[
         str | None,
-        typer.Option("--metric", help="top1, psnr, mse, miou or agreement.", show_default="what the data allows"),
+        typer.Option(
+            "--metric",
+            help="top1, psnr, mse, miou or agreement (with the original).",
+            show_default="what the data allows",
+        ),
     ] = None,
     budget: conversion.Budget = "10m",
     keep: options.Keep = None,
@@ -54,6 +61,9 @@ def submit(
     heal_batch: conversion.HealBatch = None,
     accumulate: conversion.Accumulate = 1,
     task_loss: conversion.TaskLoss = 0.0,
+    runtime: benching.Runtimes = None,
+    shape: benching.Shape = None,
+    rounds: benching.Rounds = 15,
     webhook: Annotated[
         str | None,
         typer.Option("--webhook", metavar="URL", help="Is told when the job has ended.", show_default=False),
@@ -82,8 +92,12 @@ def submit(
     json: options.Json = False,
 ) -> None:
     """Send MODEL and DATA to a service, where it has not got them already, and start a job; prints its id."""
-    if kind not in ("convert", "inspect"):
-        raise UsageError("kind", f"No job is of kind {kind!r}.", hint="Name convert or inspect.")
+    if kind not in ("convert", "inspect", "bench"):
+        raise UsageError("kind", f"No job is of kind {kind!r}.", hint="Name convert, inspect or bench.")
+    if kind == "bench" and data is not None:
+        raise UsageError("bench_data", "A bench takes no data.", hint="Leave --data out.")
+    if kind != "bench" and (runtime, shape, rounds) != (None, None, 15):
+        raise UsageError("bench_option", "--runtime, --shape and --rounds are a bench's.", hint="Add --kind bench.")
     if kind == "convert" and data is None:
         raise UsageError("needs_data", "A conversion needs data.", hint="Give --data.")
     if (webhook is None) != (webhook_secret is None):
@@ -114,6 +128,7 @@ def submit(
         from aslconvert.cli.remote.convert import require_sendable
         from aslconvert.cli.remote.convert import submit as start
         from aslconvert.cli.remote.outcomes import missed, opened
+        from aslconvert.cli.remote.views import result_line
         from aslconvert.cli.remote.watching import watch
 
         require_sendable(chosen)
@@ -127,11 +142,15 @@ def submit(
                 kind=kind,
                 max_attempts=max_attempts,
                 idempotency_key=idempotency_key,
+                bench=benching.job_options(runtime, shape, rounds=rounds, threads=threads, seed=seed),
                 webhook=None if webhook is None else {"url": webhook, "secret": webhook_secret},
             )
             if wait:
                 progress.note(f"Job {job.id}")
                 job = watch(client, job.id, progress)
+                came = result_line(client, job)
+        if wait:
+            say(f"aslconvert: {came}")
         if json:
             if wait:
                 # One document: that what was asked for was missed, or the job.

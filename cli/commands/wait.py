@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from aslconvert.cli import options
-from aslconvert.cli.console import answer_stream, page, write_json
+from aslconvert.cli.console import answer_stream, page, say, write_json
 from aslconvert.converter.options import parse_duration
 
 
@@ -29,11 +29,13 @@ def wait(
     with answer_stream() as stream:
         from aslconvert.cli.progress import RichProgress
         from aslconvert.cli.remote.outcomes import missed, opened
-        from aslconvert.cli.remote.views import show_job
+        from aslconvert.cli.remote.views import result_line, show_job
         from aslconvert.cli.remote.watching import watch
 
         with opened(server, key_file) as client, RichProgress() as progress:
             ended = watch(client, job, progress, timeout=seconds)
+            came = result_line(client, ended)
+        say(f"aslconvert: {came}")
         missed(ended)
         if json:
             write_json(ended, stream)

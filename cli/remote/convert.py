@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,9 +88,10 @@ def submit(
     options: ConvertOptions,
     progress: RichProgress,
     kind: str = "convert",
+    bench: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> Job:
-    """Send model and data, where the server has not got them already, and start the job.
+    """Send model and data, where the server has not got them already, and start the job; ``bench``: options of one.
 
     Raises:
         ModelRefused, UsageError: one of them cannot be sent, or was refused.
@@ -111,7 +113,8 @@ def submit(
             dataset = client.upload_dataset(file.path, name=file.name, progress=told).id
     # Without a GPU asked for, any worker may take it, and heals where it can.
     device = "cuda" if options.device == "cuda" else None
-    return client.submit(kind=kind, model=sent.id, dataset=dataset, options=job_options(options), device=device, **more)
+    asked = dict(bench or {}) if kind == "bench" else job_options(options)
+    return client.submit(kind=kind, model=sent.id, dataset=dataset, options=asked, device=device, **more)
 
 
 def job_options(options: ConvertOptions) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from aslconvert.cli.failure import EXIT_INTERRUPTED, EXIT_WAITING
+from aslconvert.cli.console import say
+from aslconvert.cli.failure import EXIT_INTERRUPTED, EXIT_WAITING, one_line
 from aslconvert.converter.errors import (
     AslconvertError,
     InfrastructureError,
@@ -18,7 +19,17 @@ from aslconvert.converter.errors import (
     UserError,
     VerificationFailed,
 )
-from aslconvert.service.client import Client, ClientError, DamagedDownload, Job, JobFailed, UploadFailed, WaitTimeout
+from aslconvert.service.client import (
+    Client,
+    ClientError,
+    DamagedDownload,
+    Job,
+    JobFailed,
+    Retry,
+    Unauthorized,
+    UploadFailed,
+    WaitTimeout,
+)
 
 REFUSED = frozenset({
     "architecture_failed", "bad_graph", "bad_spec", "dynamic_value", "export_failed", "external_data",
@@ -31,6 +42,9 @@ REFUSED = frozenset({
 
 NOT_REACHED = frozenset({"accuracy_not_reached", "does_not_pay", "limits_not_reached", "speedup_not_reached"})
 NOTHING = frozenset({"nothing_to_convert"})
+
+
+_NO_KEY = "No key was shown: there was none in --key-file, in ASLCONVERT_KEY or in the folder of serve."
 
 
 class Ended(UserError):
@@ -78,11 +92,23 @@ def missed(job: Job) -> None:
 @contextmanager
 def opened(address: str | None, key_file: Path | None) -> Iterator[Client]:
     """A client whose errors leave as the project's own."""
+    of = ""
     try:
-        with Client(address, key_file=key_file) as client:
+        with Client(address, key_file=key_file, retry=Retry(waiting=_waiting)) as client:
+            found = client.connection
+            of = f"The key shown was from {found.key_from}." if found.key else _NO_KEY
             yield client
+    except Unauthorized as error:
+        told = error_of(error)
+        told.hint = f"{told.hint} {of}".strip()
+        raise told from error
     except ClientError as error:
         raise error_of(error) from error
+
+
+def _waiting(error: ClientError, seconds: float) -> None:
+    # At once: a server that is down looks like a command that hangs otherwise.
+    say(one_line(f"aslconvert: waiting for the server, for {seconds:.0f} s at most: {error.message}"))
 
 
 def _made(kind: type[AslconvertError], error: ClientError) -> AslconvertError:

@@ -8,7 +8,7 @@ from datetime import datetime
 from rich.console import Console
 from rich.table import Table
 
-from aslconvert.service.client import Job, Key
+from aslconvert.service.client import Client, Job, Key
 
 
 def show_job(job: Job, console: Console) -> None:
@@ -28,6 +28,24 @@ def show_job(job: Job, console: Console) -> None:
         console.print(f"  missed: {job.missed.message} {job.missed.hint}".rstrip(), markup=False)
     if job.error is not None:
         console.print(f"  {job.error.code}: {job.error.detail} {job.error.hint}".rstrip(), markup=False)
+
+
+def result_line(client: Client, job: Job) -> str:
+    """What came of a job that succeeded, and how to get it, in one line."""
+    if job.kind != "convert":
+        told = "the forecast is there" if job.kind == "inspect" else "the latencies are there"
+        return f"{told}: aslconvert status {job.id} --json"
+    best = next((one for one in client.variants(job.id) if one.recommended), None)
+    told = "no variant is recommended"
+    if best is not None:
+        told = best.name or best.id
+        if best.speedup is not None:
+            told += f", {best.speedup:.2f} times as fast"
+        if best.loss is not None:
+            unit = "" if best.metric is None else f" {best.metric.unit or best.metric.name}"
+            told += f", loses {best.loss:.3g}{unit}"
+    missed = "" if job.missed is None else f" ({job.missed.code})"
+    return f"{told}{missed}: aslconvert download {job.id} --out DIR"
 
 
 def show_jobs(jobs: Sequence[Job], console: Console) -> None:

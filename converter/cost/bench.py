@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ _ARTIFACTS = ("portable.pt2", "fast.pt2", "fast.int16.pt2", "model.onnx", "model
 """What of a conversion's folder is timed; the first gives the inputs."""
 
 
+ORIGINAL = "original"
+
 _ONNX = {"onnxruntime": onnx_runner, "openvino": openvino_runner}
 
 _BEYOND_IMPORT = ("unsupported", "dynamic_value", "export_failed")
@@ -55,11 +58,15 @@ class BenchRow:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchReport:
-    """Everything measured in one run; ``shapes`` are those of the inputs every row was fed."""
+    """Everything measured in one run; ``shapes`` are those of the inputs every row was fed.
+
+    ``notes`` say what stands between these figures and those of the conversion.
+    """
 
     rows: tuple[BenchRow, ...]
     shapes: tuple[tuple[int, ...], ...]
     device: DeviceProfile
+    notes: tuple[str, ...] = ()
 
 
 def bench(
@@ -70,6 +77,7 @@ def bench(
     threads: int | None = None,
     rounds: int = DEFAULT_ROUNDS,
     seed: int = 0,
+    original: str | None = None,
 ) -> BenchReport:
     """Time the model that ``path`` names, as `open_model` reads it, or the artifacts in the folder ``path``.
 
@@ -80,9 +88,10 @@ def bench(
         runtimes: names of `runtimes.RUNTIMES`; None takes all.
         shape: of the model's single input; None takes the model's example inputs.
         threads: for every runtime alike; None takes every core this process may use.
+        original: the model that was converted, as `open_model` reads it; its rows are named ``original``.
 
     Raises:
-        UsageError: an unknown runtime, or a shape that is missing or does not fit.
+        UsageError: a folder that no conversion wrote, an unknown runtime, or a shape that is missing or does not fit.
         ModelRefused: nothing at ``path`` can be loaded.
     """
     wanted = tuple(RUNTIMES if runtimes is None else dict.fromkeys(runtimes))
@@ -92,19 +101,25 @@ def bench(
         )
     count = usable_cores() if threads is None else threads
     files = _files(Path(path))
+    notes = _notes(Path(path), original)
     load: Loader = cache(lambda file: open_model(str(file)))
     inputs = _inputs(files, shape, seed, load)
     runners: dict[tuple[str, str], Runner] = {}
     failures: dict[tuple[str, str], str] = {}
     with torch_threads(count), tempfile.TemporaryDirectory(prefix="aslconvert-bench-") as scratch:
-        for file in files:
-            for runtime in _runtimes_of(file, files, wanted):
-                key = (file.name, runtime)
+        timed = [(file.name, file, _runtimes_of(file, files, wanted)) for file in files]
+        if original is not None:
+            timed.append((ORIGINAL, Path(original), list(wanted)))
+        for name, file, its_runtimes in timed:
+            for runtime in its_runtimes:
+                key = (name, runtime)
                 if reason := available_runtimes()[runtime]:
                     failures[key] = reason
                     continue
                 try:
-                    runners[key] = _runner(file, runtime, inputs, load, threads=count, scratch=Path(scratch))
+                    place = Path(scratch) / f"of {name}"
+                    place.mkdir(exist_ok=True)
+                    runners[key] = _runner(file, runtime, inputs, load, threads=count, scratch=place)
                 except InfrastructureError as error:
                     failures[key] = error.message
         with pinned(count):
@@ -113,16 +128,40 @@ def bench(
     rows += [BenchRow(file=f, runtime=r, latency=None, unavailable=why) for (f, r), why in failures.items()]
     if not rows:
         raise UsageError("nothing_to_time", f"No file in {path} runs in {', '.join(wanted)}.")
-    return BenchReport(
-        rows=tuple(rows), shapes=tuple(tuple(x.shape) for x in inputs), device=device_profile(threads=count)
-    )
+    shapes = tuple(tuple(x.shape) for x in inputs)
+    if (told := _other_shapes(Path(path), shapes)) is not None:
+        notes.append(told)
+    return BenchReport(rows=tuple(rows), shapes=shapes, device=device_profile(threads=count), notes=tuple(notes))
+
+
+def _notes(path: Path, original: str | None) -> list[str]:
+    if original is not None or not path.is_dir():
+        return []
+    return ["the original is not among these files: --original MODEL times it with them"]
+
+
+def _other_shapes(path: Path, shapes: tuple[tuple[int, ...], ...]) -> str | None:
+    """A note where the conversion measured other inputs, another batch above all: latencies are then no comparison."""
+    try:
+        found = json.loads((path / "report.json").read_text())["latency_inputs"]
+        measured = tuple(tuple(int(size) for size in shape) for shape in found)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not measured or measured == shapes:
+        return None
+    said, here = (", ".join("x".join(map(str, shape)) for shape in some) for some in (measured, shapes))
+    return f"the report's latencies are of inputs {said}, these of {here}: --shape {said.split(', ')[0]} for the same"
 
 
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
         found = [path / name for name in _ARTIFACTS if (path / name).is_file()]
         if not found:
-            raise ModelRefused("not_a_model", f"'{path}' holds none of {', '.join(_ARTIFACTS)}.")
+            raise UsageError(
+                "no_artifacts",
+                f"'{path}' holds none of {', '.join(_ARTIFACTS)}.",
+                hint="Give the folder that convert wrote.",
+            )
         return found
     if is_file(str(path)) and not path.is_file():
         raise ModelRefused("not_found", f"There is no file '{path}'.", hint="Give a .pt2, an .onnx or a folder.")

@@ -19,6 +19,7 @@ from aslconvert.service.client.errors import (
 )
 from aslconvert.service.client.records import (
     Artifact,
+    AuditEntry,
     Dataset,
     Event,
     Job,
@@ -27,6 +28,7 @@ from aslconvert.service.client.records import (
     Metric,
     Missed,
     Model,
+    Preview,
     Problem,
     Progress,
     Upload,
@@ -38,6 +40,7 @@ from aslconvert.service.client.retries import Retry
 __all__ = [
     "Artifact",
     "AsyncClient",
+    "AuditEntry",
     "Busy",
     "Client",
     "ClientError",
@@ -55,6 +58,7 @@ __all__ = [
     "Misuse",
     "Model",
     "NotFound",
+    "Preview",
     "Problem",
     "Progress",
     "Refused",

@@ -16,12 +16,14 @@ from aslconvert.service.client.drivers import AsyncDriver
 from aslconvert.service.client.opening import http_options
 from aslconvert.service.client.records import (
     Artifact,
+    AuditEntry,
     Dataset,
     Event,
     Job,
     Key,
     Link,
     Model,
+    Preview,
     Upload,
     Usage,
     Variant,
@@ -110,6 +112,17 @@ class AsyncClient:
     def datasets(self) -> AsyncGenerator[Dataset, None]:
         """All data sets, newest first."""
         return self._driver.iterate(self._core.every(Dataset, "/v1/datasets"))
+
+    async def preview(
+        self, dataset_id: str, *, model: str | None = None, samples: int = 4, **preparation: Any
+    ) -> Preview:
+        """What a model would see of data, waited for.
+
+        ``preparation``: size ("N" or "HxW"), scale, mean, std, channels; without ``model`` the data as it is.
+        """
+        return await self._driver.run(
+            self._core.preview(dataset_id, model=model, samples=samples, preparation=preparation)
+        )
 
     async def delete_dataset(self, dataset_id: str) -> None:
         """Delete a data set that nothing uses."""
@@ -236,3 +249,7 @@ class AsyncClient:
     async def revoke_key(self, key_id: str) -> None:
         """Revoke a key."""
         await self._driver.run(self._core.remove("keys", key_id))
+
+    def audit(self) -> AsyncGenerator[AuditEntry, None]:
+        """Changes and denied requests of all tenants, newest first; for operators."""
+        return self._driver.iterate(self._core.every(AuditEntry, "/v1/audit"))

@@ -16,12 +16,14 @@ from aslconvert.service.client.drivers import Driver
 from aslconvert.service.client.opening import http_options
 from aslconvert.service.client.records import (
     Artifact,
+    AuditEntry,
     Dataset,
     Event,
     Job,
     Key,
     Link,
     Model,
+    Preview,
     Upload,
     Usage,
     Variant,
@@ -106,6 +108,13 @@ class Client:
     def datasets(self) -> Generator[Dataset, None, None]:
         """All data sets, newest first."""
         return self._driver.iterate(self._core.every(Dataset, "/v1/datasets"))
+
+    def preview(self, dataset_id: str, *, model: str | None = None, samples: int = 4, **preparation: Any) -> Preview:
+        """What a model would see of data, waited for.
+
+        ``preparation``: size ("N" or "HxW"), scale, mean, std, channels; without ``model`` the data as it is.
+        """
+        return self._driver.run(self._core.preview(dataset_id, model=model, samples=samples, preparation=preparation))
 
     def delete_dataset(self, dataset_id: str) -> None:
         """Delete a data set that nothing uses."""
@@ -232,3 +241,7 @@ class Client:
     def revoke_key(self, key_id: str) -> None:
         """Revoke a key."""
         self._driver.run(self._core.remove("keys", key_id))
+
+    def audit(self) -> Generator[AuditEntry, None, None]:
+        """Changes and denied requests of all tenants, newest first; for operators."""
+        return self._driver.iterate(self._core.every(AuditEntry, "/v1/audit"))

@@ -29,6 +29,8 @@ class Connection:
 
     server: str
     key: str | None = field(default=None, repr=False)
+    key_from: str = "nowhere"
+    """Where the key was found, for whoever has to find out why it is refused."""
 
     @property
     def key_id(self) -> str:
@@ -59,19 +61,26 @@ def connection(server: str | None = None, key: str | None = None, *, key_file: P
         raise Misuse("server", f"{address!r} is no server.", hint="Write http://HOST:PORT or https://HOST.")
     if url.userinfo:
         raise Misuse("server", "A server's address holds no password.", hint="Give the key in a file.")
-    found = key
-    if found is None and key_file is not None:
-        found = _read(key_file)
-    if found is None:
-        found = os.environ.get(KEY_VARIABLE)
-    if not found and is_local(address):
-        left = Path(os.environ.get(FOLDER_VARIABLE) or DEFAULT_FOLDER) / KEY_FILE
-        found = _read(left) if left.is_file() else None
+    found, where = _found(address, key, key_file)
     if not found:
         return Connection(address)
     if not _KEY.fullmatch(found.strip()):
-        raise Misuse("key", "The key is not one of this service.", hint="A key reads asl_ID_SECRET.")
-    return Connection(address, found.strip())
+        raise Misuse("key", f"The key from {where} is not one of this service.", hint="A key reads asl_ID_SECRET.")
+    return Connection(address, found.strip(), where)
+
+
+def _found(address: str, key: str | None, key_file: Path | None) -> tuple[str | None, str]:
+    """The key and where it is from."""
+    if key is not None:
+        return key, "the call"
+    if key_file is not None:
+        return _read(key_file), f"the key file '{key_file}'"
+    if named := os.environ.get(KEY_VARIABLE):
+        return named, f"the variable {KEY_VARIABLE}"
+    left = Path(os.environ.get(FOLDER_VARIABLE) or DEFAULT_FOLDER) / KEY_FILE
+    if is_local(address) and left.is_file():
+        return _read(left), f"'{left}', which serve left"
+    return None, "nowhere"
 
 
 def is_local(server: str) -> bool:

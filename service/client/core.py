@@ -21,14 +21,15 @@ from aslconvert.service.client.records import (
     Link,
     Listing,
     Model,
+    Preview,
     Record,
     Upload,
     Usage,
     Variant,
 )
-from aslconvert.service.client.retries import Retry, call
+from aslconvert.service.client.retries import Retry, call, retry_after
 from aslconvert.service.client.sent import Sent
-from aslconvert.service.client.steps import Emit, Reply, Request, Steps
+from aslconvert.service.client.steps import Emit, Pause, Reply, Request, Steps
 
 R = TypeVar("R", bound=Record)
 
@@ -104,6 +105,18 @@ class Core:
     def dataset(self, dataset_id: str) -> Steps[Dataset]:
         """One data set."""
         return self._get(Dataset, f"/v1/datasets/{_plain(dataset_id)}")
+
+    def preview(
+        self, dataset_id: str, *, model: str | None, samples: int, preparation: Mapping[str, Any]
+    ) -> Steps[Preview]:
+        """What a model would see of data, once it was made."""
+        given = {"model": model, "samples": samples, **preparation}
+        params = {name: _param(value) for name, value in given.items() if value is not None}
+        while True:
+            reply = yield from self._call("GET", f"/v1/datasets/{_plain(dataset_id)}/preview", params=params)
+            if reply.status != 202:
+                return Preview.model_validate_json(reply.body)
+            yield Pause(retry_after(reply.headers.get("retry-after")) or 1.0)
 
     def remove(self, kind: str, thing_id: str) -> Steps[None]:
         """Delete a model, data set, job or key."""
@@ -206,6 +219,10 @@ class Core:
 def _json(reply: Reply) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(reply.body)
     return found
+
+
+def _param(value: Any) -> str | list[str]:
+    return [str(one) for one in value] if isinstance(value, list | tuple) else str(value)
 
 
 def _plain(thing_id: str) -> str:

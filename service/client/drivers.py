@@ -15,6 +15,7 @@ import httpx
 from aslconvert.service.client.steps import (
     Close,
     Emit,
+    FilePart,
     Open,
     Pause,
     Read,
@@ -31,7 +32,7 @@ T = TypeVar("T")
 Listener = Callable[[Any], None]
 
 SLICE = 256 << 10
-"""Bytes of a body that httpx is given at once: it would copy what is left of a larger one with every send."""
+"""Bytes of a file that are read and sent at once."""
 
 FAULTS = (httpx.TransportError, OSError)
 """What the steps themselves may have an answer to; all else ends them."""
@@ -164,13 +165,15 @@ def _built(http: httpx.Client | httpx.AsyncClient, request: Request) -> httpx.Re
         timeout = httpx.Timeout(
             connect=timeout.connect, read=request.read_seconds, write=timeout.write, pool=timeout.pool
         )
+    headers = dict(request.headers)
+    if request.content is not None:
+        headers["Content-Length"] = str(request.content.length)
     built = http.build_request(
         request.method,
         request.path,
-        headers=dict(request.headers),
+        headers=headers,
         params=dict(request.params) or None,
         json=request.json,
-        content=request.content,
         timeout=timeout,
     )
     if request.content is not None:
@@ -179,16 +182,23 @@ def _built(http: httpx.Client | httpx.AsyncClient, request: Request) -> httpx.Re
 
 
 class _Sliced(httpx.SyncByteStream, httpx.AsyncByteStream):
-    def __init__(self, content: bytes) -> None:
-        self._content = memoryview(content)
+    """A part of a file as a body; where it ends too early so does the request, which its length then gives away."""
+
+    def __init__(self, part: FilePart) -> None:
+        self._part = part
 
     def __iter__(self) -> Iterator[bytes]:
-        for start in range(0, len(self._content), SLICE):
-            yield bytes(self._content[start : start + SLICE])
+        left = self._part.length
+        with self._part.path.open("rb", buffering=0) as file:
+            file.seek(self._part.start)
+            while left > 0 and (read := file.read(min(SLICE, left))):
+                left -= len(read)
+                yield read
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        for part in self:
-            yield part
+        parts = iter(self)
+        while read := await anyio.to_thread.run_sync(next, parts, b""):
+            yield read
 
 
 def _reply(response: httpx.Response) -> Reply:

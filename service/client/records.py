@@ -125,6 +125,7 @@ class Job(Record):
     options: dict[str, Any] = Field(default_factory=dict)
     missed: Missed | None = None
     forecast: dict[str, Any] | None = None
+    bench: dict[str, Any] | None = None
     error: Problem | None = None
 
     @property
@@ -202,3 +203,49 @@ class Link(Record):
 
     url: str
     expires: datetime
+
+
+class Seen(Record):
+    """One input of one sample as a model would get it; ``image`` is a PNG as a data URL where it is a picture."""
+
+    sample: int
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    minimum: float | None = None
+    maximum: float | None = None
+    mean: float | None = None
+    image: str | None = Field(default=None, repr=False)
+    label: str | None = None
+
+
+class Broken(Record):
+    """A file that cannot be read, and why."""
+
+    file: str
+    why: str
+
+
+class Preview(Record):
+    """What a model would see of a data set: ``samples`` of ``total``; ``splits`` says how all are used."""
+
+    inputs: tuple[Seen, ...]
+    samples: int
+    total: int
+    splits: dict[str, int] = Field(default_factory=dict)
+    classes: dict[str, int] = Field(default_factory=dict)
+    broken: tuple[Broken, ...] = ()
+    preprocessing: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class AuditEntry(Record):
+    """A change, or a request that was turned away."""
+
+    at: datetime
+    key: str | None = None
+    tenant: str | None = None
+    action: str
+    target: str | None = None
+    outcome: str
+    address: str = ""

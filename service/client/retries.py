@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -19,11 +19,13 @@ from aslconvert.service.client.steps import Pause, Reply, Request, Steps, send
 @dataclass(frozen=True, kw_only=True)
 class Retry:
     """Waits grow from ``first`` to ``most`` seconds, each drawn between half of itself and itself; after ``patience``
-    seconds without an answer the last error is raised."""
+    seconds without an answer the last error is raised. ``waiting`` is called with the error and ``patience`` before the
+    first wait of several."""
 
     first: float = 0.25
     most: float = 15.0
     patience: float = 120.0
+    waiting: Callable[[ClientError, float], None] | None = None
 
     def wait(self, attempt: int) -> float:
         """Seconds before try ``attempt`` + 1; the first try is number 0."""
@@ -65,6 +67,8 @@ class Tries:
             raise Late from error
         if now + seconds > self._until:
             raise error
+        if self._attempt == 0 and self._retry.waiting is not None:
+            self._retry.waiting(error, self._retry.patience)
         self._attempt += 1
         yield Pause(seconds)
 

@@ -7,9 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """``length`` bytes of a file from ``start``, read while they are sent."""
+
+    path: Path
+    start: int
+    length: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +29,9 @@ class Request:
     method: str
     path: str
     headers: Mapping[str, str] = field(default_factory=dict)
-    params: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str | list[str]] = field(default_factory=dict)
     json: Any = None
-    content: bytes | None = None
+    content: FilePart | None = None
     read_seconds: float | None = None
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
 
 from aslconvert.service.client.errors import (
     ClientError,
@@ -22,12 +22,17 @@ from aslconvert.service.client.errors import (
 )
 from aslconvert.service.client.records import Resource, Upload
 from aslconvert.service.client.retries import Retry, Tries, call, once
-from aslconvert.service.client.sent import Local, Sent, look_at
-from aslconvert.service.client.steps import Pause, Reply, Request, Steps, work
+from aslconvert.service.client.sent import CHUNK, Local, Sent, look_at
+from aslconvert.service.client.steps import FilePart, Pause, Reply, Request, Steps, work
 
 TUS = {"Tus-Resumable": "1.0.0"}
-PIECE = 16 << 20
-"""Bytes of one request: what a lost connection costs at most. Two pieces are held in memory."""
+PIECE = 8 << 20
+"""Bytes of the first request."""
+
+MOST_PIECE = 64 << 20
+"""What a lost connection costs at most. Each piece waits for a disk before it is answered, so quick ones grow."""
+
+QUICK_SECONDS = 2.0
 
 POLL_SECONDS = (0.2, 2.0)
 """First and longest pause between looks at a file that is being looked into."""
@@ -106,18 +111,19 @@ def _send(upload_id: str, file: Local, *, retry: Retry, told: Told | None) -> St
     path = f"/v1/uploads/{upload_id}"
     tries = Tries(retry)
     offset = yield from _offset(path, retry)
-    with file.path.open("rb") as source, ThreadPoolExecutor(1) as ahead:
-        coming, at = ahead.submit(_piece, source, offset), offset
+    size = PIECE
+    with ThreadPoolExecutor(1) as ahead:
+        coming, at = ahead.submit(_piece, file.path, offset, size), offset
         while offset < file.bytes:
             if told is not None:
                 told(offset, file.bytes)
             if at != offset:
-                coming = ahead.submit(_piece, source, offset)
+                coming = ahead.submit(_piece, file.path, offset, size)
             piece, digest = yield from work(coming.result)
-            # The next one is read and hashed while this one is sent.
-            at = offset + len(piece)
-            coming = ahead.submit(_piece, source, at)
-            if not file.unchanged() or not piece:
+            # The next one is hashed while this one is sent.
+            at = offset + piece.length
+            coming = ahead.submit(_piece, file.path, at, size)
+            if not file.unchanged() or not piece.length:
                 yield from _abandon(path)
                 raise UploadFailed("file_changed", f"'{file.path}' changed while it was sent.", hint="Send it again.")
             headers = {
@@ -128,12 +134,16 @@ def _send(upload_id: str, file: Local, *, retry: Retry, told: Told | None) -> St
             }
             failure: Unreachable | Refused | None = None
             reached = None
+            begun = time.monotonic()
             try:
                 reply = yield from once(Request(method="PATCH", path=path, headers=headers, content=piece))
                 reached = _number(reply)
             except (Unreachable, Refused) as error:
                 failure = error
+            if failure is None and time.monotonic() - begun < QUICK_SECONDS:
+                size = min(MOST_PIECE, 2 * size)
             if failure is not None:
+                size = max(PIECE, size // 2)
                 yield from tries.after(failure, mended=_mended(failure))
             if reached is None:
                 reached = yield from _offset(path, retry)
@@ -151,10 +161,14 @@ def _mended(failure: Unreachable | Refused) -> bool:
     return isinstance(failure, Conflict) or (isinstance(failure, Refused) and failure.status == CHECKSUM_MISMATCH)
 
 
-def _piece(source: BinaryIO, offset: int) -> tuple[bytes, str]:
-    source.seek(offset)
-    piece = source.read(PIECE)
-    return piece, base64.b64encode(hashlib.sha256(piece).digest()).decode()
+def _piece(path: Path, start: int, most: int) -> tuple[FilePart, str]:
+    digest, length = hashlib.sha256(), 0
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        while length < most and (read := file.read(min(CHUNK, most - length))):
+            digest.update(read)
+            length += len(read)
+    return FilePart(path, start, length), base64.b64encode(digest.digest()).decode()
 
 
 def _offset(path: str, retry: Retry) -> Steps[int]:

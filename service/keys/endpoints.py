@@ -1,4 +1,4 @@
-"""`/v1/keys`, `/v1/usage` and `/v1/audit`."""
+"""`/v1/keys`, `/v1/usage`, `/v1/tenants` and `/v1/audit`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aslconvert.service.context import Ctx
 from aslconvert.service.errors import Forbidden, ServiceError
 from aslconvert.service.idempotency import Answer, RequestKey, once
 from aslconvert.service.keys import audit, service, usage
-from aslconvert.service.keys.schemas import AuditEntry, Key, KeyAsked, KeyMade, Usage
+from aslconvert.service.keys.schemas import AuditEntry, Key, KeyAsked, KeyMade, LimitsAsked, Usage
 from aslconvert.service.keys.tables import api_keys
 from aslconvert.service.paging import Listed, Paged
 from aslconvert.service.responses import CREATES, problems
@@ -22,6 +22,9 @@ from aslconvert.workers.database import Transaction
 
 router = APIRouter()
 KeyId = Annotated[str, Path(min_length=1, max_length=64, pattern=r"^[0-9A-Za-z._-]+$", description="A key's id.")]
+Tenant = Annotated[
+    str, Path(min_length=1, max_length=200, pattern=r"^[^/\x00-\x1f\x7f]+$", description="A tenant's name.")
+]
 Keeper = Annotated[Caller, Depends(caller(Scope.ADMIN, Scope.OPERATOR))]
 
 
@@ -41,6 +44,7 @@ def create_key(asked: KeyAsked, context: Ctx, caller: Keeper, request_key: Reque
         lasting = left if lasting is None else min(lasting, left)
 
     def work(at: Transaction) -> Answer:
+        usage.require_key(at, context.settings, tenant)
         made = service.create(
             at, context.secrets, name=asked.name, tenant=tenant, scopes=asked.scopes, expires_in=lasting
         )
@@ -94,9 +98,31 @@ def revoke_key(key_id: KeyId, context: Ctx, caller: Keeper) -> None:
 def tell_usage(context: Ctx, caller: Reader) -> Usage:
     """Limits of the own tenant, and what it uses."""
 
+    return _usage(context, caller.tenant)
+
+
+@router.get("/v1/tenants/{tenant}/usage", tags=["operation"], responses=problems(401, 403, 404, 422, 429))
+def tell_usage_of(tenant: Tenant, context: Ctx, caller: Operator) -> Usage:
+    """Limits of a tenant, and what it uses. A tenant is a name: one that nobody has used uses nothing."""
+    return _usage(context, tenant)
+
+
+@router.put("/v1/tenants/{tenant}/limits", tags=["operation"], responses=problems(400, 401, 403, 404, 413, 422, 429))
+def set_limits(tenant: Tenant, asked: LimitsAsked, context: Ctx, caller: Operator) -> Usage:
+    """Give a tenant limits of its own, which hold from the next request on; what it has already stays."""
+
+    def work(at: Transaction) -> None:
+        usage.limit(at, tenant, asked.model_dump(exclude_none=True))
+        audit.record(at, caller, "tenant.limits", tenant)
+
+    context.database.write(work)
+    return _usage(context, tenant)
+
+
+def _usage(context: Ctx, tenant: str) -> Usage:
     def work(at: Transaction) -> Usage:
-        limits = usage.quotas(at, context.settings, caller.tenant)
-        return Usage(tenant=caller.tenant, quotas=limits, used=usage.used(at, caller.tenant))
+        limits = usage.quotas(at, context.settings, tenant)
+        return Usage(tenant=tenant, quotas=limits, used=usage.used(at, tenant))
 
     return context.database.read(work)
 

@@ -51,6 +51,18 @@ class Usage(BaseModel):
     used: Used
 
 
+class LimitsAsked(BaseModel):
+    """Limits of a tenant; those that are left out, or null, are the deployment's."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"running_jobs": 100}]})
+
+    storage_bytes: Annotated[int | None, Field(ge=0, lt=1 << 63)] = None
+    running_jobs: Annotated[int | None, Field(ge=0, lt=1 << 31)] = None
+    device_minutes: Annotated[int | None, Field(ge=0, lt=1 << 31)] = None
+    open_uploads: Annotated[int | None, Field(ge=0, lt=1 << 31)] = None
+    api_keys: Annotated[int | None, Field(ge=0, lt=1 << 31)] = None
+
+
 class AuditEntry(BaseModel):
     """A change, or a request that was turned away."""
 

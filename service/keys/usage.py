@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel
-from sqlalchemy import ColumnElement, func, select, union
+from sqlalchemy import ColumnElement, delete, func, insert, or_, select, union
 
 from aslconvert.service.errors import QuotaExceeded
-from aslconvert.service.keys.tables import device_usage, tenants
+from aslconvert.service.keys.tables import api_keys, device_usage, tenants
 from aslconvert.service.settings import Settings
 from aslconvert.workers.database import Transaction
 from aslconvert.workers.database.base import insert_into
@@ -27,6 +27,8 @@ class Quotas(BaseModel):
     storage_bytes: int
     running_jobs: int
     device_minutes: int
+    open_uploads: int
+    api_keys: int
     requests_per_minute: int
 
 
@@ -36,6 +38,8 @@ class Used(BaseModel):
     storage_bytes: int
     running_jobs: int
     device_minutes: float
+    open_uploads: int
+    api_keys: int
 
 
 def quotas(at: Transaction, settings: Settings, tenant: str) -> Quotas:
@@ -47,12 +51,21 @@ def quotas(at: Transaction, settings: Settings, tenant: str) -> Quotas:
 
 
 def used(at: Transaction, tenant: str) -> Used:
-    """All three figures, counted anew."""
+    """All figures, counted anew."""
     return Used(
         storage_bytes=storage_used(at, tenant),
         running_jobs=jobs_active(at, tenant),
         device_minutes=round(device_seconds(at, tenant) / 60, 3),
+        open_uploads=uploads_open(at, tenant),
+        api_keys=keys_usable(at, tenant),
     )
+
+
+def limit(at: Transaction, tenant: str, own: dict[str, int]) -> None:
+    """Give a tenant limits of its own by the names of the settings; those left out are the deployment's."""
+    at.connection.execute(delete(tenants).where(tenants.c.name == tenant))
+    if own:
+        at.connection.execute(insert(tenants).values(name=tenant, quotas=own))
 
 
 def storage_used(at: Transaction, tenant: str) -> int:
@@ -76,6 +89,28 @@ def jobs_active(at: Transaction, tenant: str) -> int:
     """Jobs that are queued or at work."""
     active = select(func.count()).select_from(jobs).where(jobs.c.tenant == tenant, jobs.c.state.in_(ACTIVE))
     return int(at.connection.execute(active).scalar_one())
+
+
+def uploads_open(at: Transaction, tenant: str) -> int:
+    """Uploads that are received or vetted."""
+    # Here, since the list of domains has this one in it.
+    from aslconvert.service.domains import OPEN
+
+    return sum(count(at, tenant) for count in OPEN)
+
+
+def keys_usable(at: Transaction, tenant: str) -> int:
+    """Keys that are neither revoked nor expired."""
+    usable = (
+        select(func.count())
+        .select_from(api_keys)
+        .where(
+            api_keys.c.tenant == tenant,
+            api_keys.c.revoked.is_(None),
+            or_(api_keys.c.expires.is_(None), api_keys.c.expires > at.wall),
+        )
+    )
+    return int(at.connection.execute(usable).scalar_one())
 
 
 def device_seconds(at: Transaction, tenant: str) -> float:
@@ -116,14 +151,29 @@ def require_storage(at: Transaction, settings: Settings, tenant: str, more: int)
         raise QuotaExceeded("storage", told, hint="Delete models, data sets or jobs.")
 
 
+def require_upload(at: Transaction, settings: Settings, tenant: str, size: int) -> None:
+    """Room for one more upload of ``size`` bytes. Raises QuotaExceeded ``quota_uploads`` or ``quota_storage``."""
+    most = quotas(at, settings, tenant).open_uploads
+    if uploads_open(at, tenant) >= most:
+        told = f"{most} uploads are on their way."
+        raise QuotaExceeded("uploads", told, hint="End or delete one of them; those that are silent for a day expire.")
+    require_storage(at, settings, tenant, size)
+
+
+def require_key(at: Transaction, settings: Settings, tenant: str) -> None:
+    """Room for one more key. Raises QuotaExceeded ``quota_keys``."""
+    _one_by_one(at, f"key of {tenant}")
+    most = quotas(at, settings, tenant).api_keys
+    if keys_usable(at, tenant) >= most:
+        raise QuotaExceeded("keys", f"The tenant has {most} keys that can be used.", hint="Revoke one of them.")
+
+
 def require_job(at: Transaction, settings: Settings, tenant: str) -> None:
     """Room for one more job, which the transaction must then make. Raises QuotaExceeded, as `require_storage` does.
 
     Its codes are ``quota_jobs`` and ``quota_device_time``.
     """
-    if at.connection.dialect.name != "sqlite":
-        # One by one, as SQLite's writers are anyway: else two that each fit could fill a quota over.
-        at.connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"job of {tenant}"))))
+    _one_by_one(at, f"job of {tenant}")
     limits = quotas(at, settings, tenant)
     if jobs_active(at, tenant) >= limits.running_jobs:
         told = f"{limits.running_jobs} jobs are queued or at work."
@@ -131,6 +181,12 @@ def require_job(at: Transaction, settings: Settings, tenant: str) -> None:
     if device_seconds(at, tenant) >= 60 * limits.device_minutes:
         told = f"The {limits.device_minutes} minutes of device time of this month are used up."
         raise QuotaExceeded("device_time", told, hint="Wait for the next month, or ask the operator for more.")
+
+
+def _one_by_one(at: Transaction, what: str) -> None:
+    if at.connection.dialect.name != "sqlite":
+        # As SQLite's writers are anyway: else two that each fit could fill a quota over.
+        at.connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(what))))
 
 
 def _seconds(row: Any, now: datetime) -> float:

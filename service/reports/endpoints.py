@@ -15,10 +15,11 @@ from aslconvert.service.models import repository as models
 from aslconvert.service.paging import Listed, Paged
 from aslconvert.service.reports import files, links, ranges, variants
 from aslconvert.service.reports.links import Allowed
-from aslconvert.service.reports.schemas import Artifact, ArtifactId, Link, LinkAsked, Variant
+from aslconvert.service.reports.schemas import Artifact, ArtifactId, Link, LinkAsked, Variant, VariantsOfModel
 from aslconvert.service.responses import problems
 from aslconvert.service.security.callers import Reader
 from aslconvert.workers.database import Transaction
+from aslconvert.workers.errors import InternalError
 from aslconvert.workers.jobs import Job
 
 router = APIRouter(tags=["results"])
@@ -88,7 +89,7 @@ def list_artifacts(job_id: JobId, context: Ctx, caller: Reader) -> Listed[Artifa
 
 
 @router.get("/v1/models/{model_id}/variants", responses=problems(401, 403, 404, 422, 429))
-def list_variants_of_model(model_id: ModelId, context: Ctx, caller: Reader, paging: Paged) -> Listed[Variant]:
+def list_variants_of_model(model_id: ModelId, context: Ctx, caller: Reader, paging: Paged) -> VariantsOfModel:
     """Variants of the model's jobs, newest job first; `limit` counts jobs."""
     after = paging.after
 
@@ -106,13 +107,17 @@ def list_variants_of_model(model_id: ModelId, context: Ctx, caller: Reader, pagi
 
     shown, following = paging.page(context.database.read(work), lambda known: str(known.job.id))
     reports = _reports(context)
-    found = [
-        variant
-        for known in shown
-        if any(file.name == files.REPORT for file in files.files_of(known.job))
-        for variant in variants.variants_of(reports, known.job)
-    ]
-    return Listed[Variant](items=found, next=following)
+    found: list[Variant] = []
+    damaged: list[str] = []
+    for known in shown:
+        if not any(file.name == files.REPORT for file in files.files_of(known.job)):
+            continue
+        try:
+            found += variants.variants_of(reports, known.job)
+        except InternalError:
+            # One report must not hide those of the other jobs.
+            damaged.append(known.job.id)
+    return VariantsOfModel(items=found, next=following, damaged=damaged)
 
 
 @router.get(

@@ -8,6 +8,8 @@ from typing import Annotated
 from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field
 
+from aslconvert.service.paging import Listed
+
 Interval = tuple[float, float]
 ArtifactId = Annotated[str, Path(min_length=1, max_length=64, pattern=r"^[0-9A-Za-z._-]+$")]
 
@@ -50,6 +52,12 @@ class Variant(BaseModel):
     loss: float | None
     loss_ci: Interval | None
     artifacts: list[Artifact]
+
+
+class VariantsOfModel(Listed[Variant]):
+    """A page of variants; ``damaged`` names the jobs of the page whose reports cannot be read."""
+
+    damaged: list[str]
 
 
 class LinkAsked(BaseModel):

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from aslconvert.service.context import Context, Ctx
 from aslconvert.service.idempotency import Answer, RequestKey, once
 from aslconvert.service.keys import audit
-from aslconvert.service.keys.usage import require_storage
+from aslconvert.service.keys.usage import require_upload
 from aslconvert.service.responses import problems
 from aslconvert.service.security.callers import Caller, Reader, Writer
 from aslconvert.service.uploads import protocol
@@ -215,7 +215,7 @@ def _announce(
     context: Context, caller: Caller, uploads: Uploads, key: str | None, about: protocol.Metadata, size: int
 ) -> Answer:
     def work(at: Transaction) -> Answer:
-        admit = partial(require_storage, at, context.settings, caller.tenant, size)
+        admit = partial(require_upload, at, context.settings, caller.tenant, size)
         upload = uploads.announce(at, upload_id, tenant=caller.tenant, about=about, size=size, admit=admit)
         audit.record(at, caller, "upload.create", upload.id)
         location = f"{(context.settings.public_url or '').rstrip('/')}/v1/uploads/{upload.id}"

@@ -19,7 +19,7 @@ from aslconvert.service.context import Context
 from aslconvert.service.errors import ProblemDetails, ServiceError, TooLarge
 from aslconvert.service.idempotency import Answer, once
 from aslconvert.service.keys import audit
-from aslconvert.service.keys.usage import require_storage
+from aslconvert.service.keys.usage import require_upload
 from aslconvert.service.security.callers import Caller
 from aslconvert.service.uploads import protocol, repository
 from aslconvert.service.uploads.receiving import finished, receive
@@ -173,7 +173,7 @@ async def upload_form(
         raise _too_large(most)
     if coming:
         # Before a byte comes; the file itself is a little smaller.
-        check = partial(require_storage, settings=context.settings, tenant=caller.tenant, more=coming)
+        check = partial(require_upload, settings=context.settings, tenant=caller.tenant, size=coming)
         await to_thread.run_sync(lambda: context.database.read(lambda at: check(at)))
     upload_id = new_id()
     with ExitStack() as stack:
@@ -234,7 +234,7 @@ def _store(
 ) -> Answer:  # fmt: skip
     def work(at: Transaction) -> Answer:
         repository.one_at_a_time(at, caller.tenant)
-        require_storage(at, context.settings, caller.tenant, size)
+        require_upload(at, context.settings, caller.tenant, size)
         repository.add(
             at, upload_id, tenant=caller.tenant, about=about, size=size, place=uploads.staging.place,
             lifetime=context.settings.upload_seconds,

@@ -28,3 +28,8 @@ def of_previews(tenant: str) -> Select[tuple[str]]:
 def on_their_way(at: Transaction, tenant: str) -> int:
     """Bytes of uploads under way, counted whole before they come."""
     return repository.reserved(at, tenant=tenant)
+
+
+def under_way(at: Transaction, tenant: str) -> int:
+    """How many uploads are received or vetted."""
+    return repository.count_under_way(at, tenant=tenant)

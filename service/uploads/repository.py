@@ -105,6 +105,12 @@ def forget(at: Transaction, *, before: datetime) -> int:
     return at.connection.execute(gone).rowcount
 
 
+def count_under_way(at: Transaction, *, tenant: str) -> int:
+    """Uploads of a tenant that are received or vetted."""
+    found = select(func.count()).where(uploads.c.tenant == tenant, uploads.c.state.in_(UNDER_WAY))
+    return int(at.connection.execute(found).scalar_one())
+
+
 def reserved(at: Transaction, *, tenant: str) -> int:
     """Bytes that a tenant's uploads under way will have: they count against its quota before they come."""
     total = select(func.coalesce(func.sum(uploads.c.bytes), 0)).where(

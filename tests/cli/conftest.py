@@ -3,5 +3,5 @@
 import sys
 from pathlib import Path
 
-for room in ("service", "workers", "faults"):
+for room in ("cli", "service", "workers", "faults"):
     sys.path.append(str(Path(__file__).resolve().parents[1] / room))

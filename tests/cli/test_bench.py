@@ -1,6 +1,7 @@
 """`aslconvert bench` times files and folders, and says why a runtime has no figure."""
 
 import json
+import shutil
 from pathlib import Path
 
 import onnx
@@ -84,5 +85,22 @@ def test_a_shape_that_an_onnx_file_does_not_take(tmp_path: Path, capfd: pytest.C
 
 def test_an_empty_folder_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     code, answer = bench(str(tmp_path), capfd=capfd)
-    assert code == 3
+    assert code == 2
     assert "portable.pt2" in json.dumps(answer)
+
+
+def test_a_folder_is_timed_beside_its_original_and_other_inputs_are_told(
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(model, tmp_path / "portable.pt2")
+    _, answer = bench(str(tmp_path), "--runtime", "torch", capfd=capfd)
+    assert "--original MODEL" in json.dumps(answer["notes"])
+    (shape,) = answer["shapes"]  # type: ignore[misc]  # the JSON has one list there
+    told = [8, *shape[1:]]
+    (tmp_path / "report.json").write_text(json.dumps({"latency_inputs": [told]}))
+    _, answer = bench(str(tmp_path), "--runtime", "torch", "--original", str(model), capfd=capfd)
+    rows = answer["rows"]
+    assert isinstance(rows, list)
+    assert [(row["file"], row["runtime"]) for row in rows] == [("portable.pt2", "torch"), ("original", "torch")]
+    (note,) = answer["notes"]  # type: ignore[misc]  # likewise
+    assert "x".join(map(str, told)) in note

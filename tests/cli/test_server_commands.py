@@ -1,6 +1,7 @@
 """The commands that talk to a service, against `aslconvert serve` as a process: outputs, exit codes, broken lines."""
 
 import ast
+import functools
 import json
 import os
 import signal
@@ -26,7 +27,7 @@ from torch import nn
 from aslconvert.cli.main import main
 from aslconvert.cli.remote import outcomes
 from aslconvert.converter import errors
-from aslconvert.service.client import Client
+from aslconvert.service.client import Client, Retry
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICE = ROOT / "tests" / "service"
@@ -168,7 +169,10 @@ def test_a_job_leaves_with_the_code_of_a_run_here(
     job = submitted(capfd, files, "--metric", metric)
     assert told(capfd, "wait", job, code=code)["error"]["code"] == name
     out = tmp_path / "out"
-    assert told(capfd, "download", job, "--out", str(out), code=code)["error"]["code"] == name
+    if metric == "missed":
+        assert told(capfd, "download", job, "--out", str(out))["job"]["missed"]["code"] == name
+    else:
+        assert told(capfd, "download", job, "--out", str(out), code=code)["error"]["code"] == name
     # The best that was found is written, as by a run here; of what failed there is nothing.
     assert out.exists() == (metric == "missed")
 
@@ -271,7 +275,9 @@ def test_a_key_can_be_made_beside_the_database(
         (["submit", "MODEL", "--data", "net:make"], 2, "data_is_code"),
         (["submit", "MODEL", "--data", "DATA", "--metric", "own.py:score"], 2, "server_option"),
         (["submit", "MODEL", "--data", "DATA", "--webhook", "https://example.org"], 2, "webhook"),
-        (["submit", "MODEL", "--data", "DATA", "--kind", "bench"], 2, "kind"),
+        (["submit", "MODEL", "--data", "DATA", "--kind", "bench"], 2, "bench_data"),
+        (["submit", "MODEL", "--kind", "inspect", "--rounds", "5"], 2, "bench_option"),
+        (["submit", "MODEL", "--kind", "train"], 2, "kind"),
         (["convert", "MODEL", "--data", "DATA", "--out", "OUT", "--server", "URL", "--dry-run"], 2, "server_option"),
         (["convert", "MODEL", "--data", "DATA", "--out", "OUT", "--server", "URL", "--resume"], 2, "nothing_to_resume"),
         (["status", "none"], 2, "job_not_found"),
@@ -314,12 +320,51 @@ def test_hostile_models_are_refused_as_by_a_run_here(
 def test_a_service_that_is_not_there_is_infrastructure(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aslconvert.service.client import retries
-
-    quick = retries.Retry(patience=0.2)
-    monkeypatch.setattr("aslconvert.service.client.blocking.Retry", lambda: quick)
+    monkeypatch.setattr(outcomes, "Retry", functools.partial(Retry, patience=2.0, first=0.1, most=0.1))
     url = f"http://127.0.0.1:{free_port()}"
-    assert told(capfd, "status", "--server", url, code=70)["error"]["code"] == "unreachable"
+    capfd.readouterr()
+    assert main(["status", "--server", url, "--json"]) == 70
+    captured = capfd.readouterr()
+    assert json.loads(captured.out)["error"]["code"] == "unreachable"
+    # Once, however often it is tried.
+    assert captured.err.count("waiting for the server, for 2 s at most") == 1
+
+
+def test_a_refused_key_is_told_with_where_it_was_from(
+    served: Served, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = f"asl_{'0' * 16}_{'0' * 64}"
+    (tmp_path / "wrong").write_text(wrong)
+    (tmp_path / "odd").write_text("odd")
+    found = told(capfd, "status", "--key-file", str(tmp_path / "wrong"), code=2)["error"]
+    assert str(tmp_path / "wrong") in found["hint"]
+    assert (
+        str(tmp_path / "odd") in told(capfd, "status", "--key-file", str(tmp_path / "odd"), code=2)["error"]["message"]
+    )
+    monkeypatch.setenv("ASLCONVERT_KEY", wrong)
+    assert "ASLCONVERT_KEY" in told(capfd, "status", code=2)["error"]["hint"]
+    monkeypatch.delenv("ASLCONVERT_KEY")
+    monkeypatch.setenv("ASLCONVERT_FOLDER", str(tmp_path))
+    assert "No key was shown" in told(capfd, "status", code=2)["error"]["hint"]
+
+
+def test_an_ended_job_is_started_again_and_deleted(files: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    job = submitted(capfd, files, "--metric", "defect")
+    told(capfd, "wait", job, code=71)
+    again = told(capfd, "retry", job)["id"]
+    assert again != job
+    told(capfd, "wait", again, code=71)
+    assert told(capfd, "delete", job) == {"deleted": job}
+    assert told(capfd, "status", job, code=2)["error"]["code"] == "job_not_found"
+
+
+def test_a_bench_has_options_of_its_own(files: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = ("submit", str(files / "model.pt2"), "--kind", "bench", "--runtime", "torch", "--shape", "1x3x8x8")
+    job = told(capfd, *arguments, "--rounds", "3", "--seed", "1")
+    assert (job["kind"], job["options"]) == (
+        "bench",
+        {"runtimes": ["torch"], "shape": [1, 3, 8, 8], "rounds": 3, "seed": 1},
+    )
 
 
 def test_a_port_in_use_is_told(served: Served, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -33,6 +33,8 @@ NEEDS: dict[tuple[str, str], frozenset[Scope]] = {
     ("GET", "/v1/keys"): KEEPER,
     ("DELETE", "/v1/keys/{key_id}"): KEEPER,
     ("GET", "/v1/usage"): READ,
+    ("GET", "/v1/tenants/{tenant}/usage"): frozenset({Scope.OPERATOR}),
+    ("PUT", "/v1/tenants/{tenant}/limits"): frozenset({Scope.OPERATOR}),
     ("GET", "/v1/audit"): frozenset({Scope.OPERATOR}),
     ("OPTIONS", "/v1/uploads"): READ,
     ("POST", "/v1/uploads"): WRITE,
@@ -95,11 +97,13 @@ def world(memory: Path) -> Iterator[World]:
         "dataset_id": body["dataset"],
         "upload_id": upload.headers["location"].rpartition("/")[2],
         "key_id": made["id"],
+        "tenant": "owner",
     }
     bodies: dict[tuple[str, str], Any] = {
         ("POST", "/v1/keys"): {"name": "n", "scopes": ["read"]},
         ("POST", "/v1/jobs"): body,
         ("POST", "/v1/artifacts/{artifact_id}/link"): {"seconds": 60},
+        ("PUT", "/v1/tenants/{tenant}/limits"): {"running_jobs": 1000},
     }
     yield World(live, ids, bodies)
     live.close()
@@ -165,7 +169,9 @@ def test_a_route_needs_a_valid_key_with_its_scope(world: World, route: tuple[str
 
 
 @pytest.mark.parametrize(
-    "route", [route for route in NEEDS if "{" in route[1] and route[1] != "/v1/keys/{key_id}"], ids=" ".join
+    "route",
+    [route for route in NEEDS if "{" in route[1] and not route[1].startswith(("/v1/keys/", "/v1/tenants/"))],
+    ids=" ".join,
 )
 def test_things_of_another_tenant_do_not_exist(world: World, route: tuple[str, str]) -> None:
     live, ids = world.live, world.ids

@@ -86,5 +86,5 @@ CODES: dict[str, Code] = {
     "data_empty": Code("no image and no array was found", "Pack images, or arrays named after the model's inputs."),
     "data_all_broken": Code("none of the images can be read", "Check the files with any image viewer."),
     "array_damaged": Code("an array's header or length contradicts itself", "Save it again with numpy.savez."),
-    "array_pickled": Code("an array of Python objects, which is a pickle", "Save arrays of numbers only."),
+    "array_pickled": Code("an array of Python objects, which is a pickle", "Save arrays of numbers or short texts."),
 }

@@ -21,6 +21,9 @@ _TYPES = {
     "<f8": 8,
 }  # fmt: skip
 
+_TEXT = re.compile(r"<U([1-9][0-9]?)")
+"""Texts of at most 99 characters, of four bytes each: names of groups."""
+
 
 @dataclass(frozen=True)
 class Header:
@@ -33,7 +36,12 @@ class Header:
     @property
     def nbytes(self) -> int:
         """Of the data."""
-        return 0 if 0 in self.shape else extent(self.shape) * _TYPES[self.descr]
+        return 0 if 0 in self.shape else extent(self.shape) * (_bytes_of(self.descr) or 0)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether its elements are texts."""
+        return _TEXT.fullmatch(self.descr) is not None
 
     def printed(self) -> bytes:
         """As numpy writes it, in version 1."""
@@ -69,7 +77,7 @@ def _header(text: bytes, entry: str, limits: Limits) -> Header:
     found = _HEADER.match(text.decode("latin-1"))
     if found is None:
         raise Refused("array_damaged", "Its header is not of the known form.", entry=entry)
-    if found["descr"] not in _TYPES:
+    if _bytes_of(found["descr"]) is None:
         raise Refused("tensor_type", f"The element type {shown(found['descr'])} is not taken.", entry=entry)
     sizes = [size.strip().rstrip("L") for size in found["shape"].split(",")]
     if sizes[-1] == "":
@@ -82,13 +90,30 @@ def _header(text: bytes, entry: str, limits: Limits) -> Header:
     return Header(found["descr"], found["fortran"] == "True", shape)
 
 
+def _bytes_of(descr: str) -> int | None:
+    text = _TEXT.fullmatch(descr)
+    return _TYPES.get(descr) if text is None else 4 * int(text[1])
+
+
+def _require_characters(data: bytes, entry: str) -> None:
+    """That these are whole characters of Unicode: numpy takes any number, and Python fails at it later."""
+    for low, high, highest in set(zip(data[1::4], data[2::4], data[3::4], strict=False)):
+        if highest or high > 0x10 or (high == 0 and 0xD8 <= low <= 0xDF):
+            raise Refused("array_damaged", "Its texts hold what is no character.", entry=entry)
+
+
 def _counted(header: Header, first: bytes, blocks: Iterator[bytes], entry: str) -> Iterator[bytes]:
     left = header.nbytes
     block = first
+    rest = b""
     while True:
         left -= len(block)
         if left < 0:
             raise Refused("array_damaged", "It has more bytes than its shape takes.", entry=entry)
+        if header.is_text:
+            whole = len(rest + block) // 4 * 4
+            _require_characters((rest + block)[:whole], entry)
+            rest = (rest + block)[whole:]
         if block:
             yield block
         following = next(blocks, None)

@@ -110,6 +110,22 @@ def test_arrays_are_the_same(save: object, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "arrays.npz").read_bytes() == (tmp_path / "again" / "arrays.npz").read_bytes()
 
 
+def test_names_of_groups_come_through_and_other_numbers_do_not(tmp_path: Path) -> None:
+    groups = np.array(["china", "Müller", "\U0001f600"])
+    source = tmp_path / "in.npz"
+    np.savez(source, input=np.zeros((3, 2), np.float32), group=groups)
+    unpack_data(source, tmp_path / "good")
+    with np.load(tmp_path / "good" / "arrays.npz") as arrays:
+        assert arrays["group"].tolist() == groups.tolist()
+    for wrong in (0x110000, 0xD800, 0xFFFFFFFF):
+        np.savez(source, group=np.array([1, wrong], np.uint32).view("<U1"))
+        with pytest.raises(Refused, match="no character"):
+            unpack_data(source, tmp_path / f"bad{wrong}")
+    np.savez(source, group=np.array(["x" * 100]))
+    with pytest.raises(Refused, match="element type"):
+        unpack_data(source, tmp_path / "long")
+
+
 def test_images_lie_as_in_the_archive_and_broken_ones_are_counted(tmp_path: Path) -> None:
     parts = {
         "cats/1.png": corpus_others.png(), "cats/2.png": b"broken", "dogs/3.png": corpus_others.huge_png(12_000),
