@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from sqlalchemy import create_engine, text
+
 
 def programs() -> Path | None:
     """The folder of initdb and pg_ctl, the newest if there are several."""
@@ -34,7 +36,9 @@ class Cluster:
         if os.getuid() == 0:
             entry = pwd.getpwnam(self.user)
             os.chown(folder, entry.pw_uid, entry.pw_gid)
-        self._run("initdb", "--pgdata", f"{folder}/data", "--username", "test", "--auth", "trust", "--no-sync")
+        command = ["initdb", "--pgdata", f"{folder}/data", "--username", "test", "--auth", "trust", "--no-sync"]
+        # Else by the locale of whoever tests.
+        self._run(*command, "--encoding", "UTF8")
 
     def start(self) -> None:
         options = f"-c listen_addresses='' -c unix_socket_directories='{self.folder}' {self.options}"
@@ -45,6 +49,12 @@ class Cluster:
 
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://test@/{database}?host={self.folder}"
+
+    def execute(self, statement: str) -> None:
+        engine = create_engine(self.url().replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(text(statement))
+        engine.dispose()
 
     def _run(self, program: str, *arguments: str) -> None:
         other = {"user": self.user, "group": pwd.getpwnam(self.user).pw_gid} if os.getuid() == 0 else {}

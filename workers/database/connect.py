@@ -81,6 +81,7 @@ class Database:
         Raises:
             InfrastructureError: ``database_unavailable`` when the patience is over or the outcome of the commit is
                 unknown, ``disk_full``.
+            UserError: ``database_encoding``, at the first connection to a database that is not in UTF-8.
         """
         return self._run(work, write=True)
 
@@ -128,7 +129,10 @@ def _engine(url: str, patience: float) -> Engine:
             parsed = parsed.set(drivername="postgresql+psycopg")
         if parsed.get_backend_name() == "postgresql":
             given = {} if "connect_timeout" in parsed.query else {"connect_timeout": CONNECT_SECONDS}
-            return create_engine(parsed, pool_pre_ping=True, connect_args=given, **pool)
+            engine = create_engine(parsed, pool_pre_ping=True, connect_args=given, **pool)
+            # Before SQLAlchemy's own first questions, which fail in a database whose texts come as bytes.
+            event.listen(engine, "connect", _check_encoding, insert=True)
+            return engine
         if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
             raise UserError("bad_database_url", "The job store needs a SQLite file or PostgreSQL.")
         engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False}, **pool)
@@ -140,6 +144,16 @@ def _engine(url: str, patience: float) -> Engine:
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _check_encoding(connection: Any, _: object) -> None:
+    """Refuse a database that cannot hold every text: names and errors of tenants come in any script."""
+    found = connection.info.parameter_status("server_encoding")
+    if found in (None, "UTF8"):  # a pooler may not tell
+        return
+    told = f"The database {connection.info.dbname!r} keeps texts in {found}, which does not hold all of Unicode."
+    hint = "Make another one: CREATE DATABASE aslconvert ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0."
+    raise UserError("database_encoding", told, hint=hint)
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
