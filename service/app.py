@@ -29,7 +29,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     Raises, when it starts:
         InfrastructureError: ``database_unavailable`` and the like.
-        UserError: ``bad_blob_place``, ``bad_secret``, ``bad_database_url``.
+        UserError: ``bad_blob_place``, ``bad_secret``, ``bad_database_url``, ``database_encoding``.
     """
 
     @asynccontextmanager

@@ -45,7 +45,7 @@ class Places:
 
         Raises:
             InfrastructureError: ``database_unavailable`` and the like.
-            UserError: ``bad_blob_place``.
+            UserError: ``bad_blob_place``, ``bad_database_url``, ``database_encoding``.
         """
         # Secrets of webhooks and what tenants sent lie there in plain form: it is nobody else's to read.
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)

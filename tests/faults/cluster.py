@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,6 +44,7 @@ class Redis:
 
     folder: Path
     port: int
+    addresses: Sequence[str] = ()
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -53,8 +54,9 @@ class Redis:
     def start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [
-            "redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "",
-            "--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction",
+            "redis-server", "--port", str(self.port), "--bind", "127.0.0.1", *self.addresses, "--protected-mode", "no",
+            "--dir", str(self.folder), "--save", "", "--appendonly", "yes", "--appendfsync", "always",
+            "--maxmemory-policy", "noeviction",
         ]  # fmt: skip
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         client = redis.Redis(port=self.port)
@@ -77,6 +79,16 @@ class Redis:
             self.process.wait()
 
 
+@dataclass(frozen=True)
+class Reach:
+    """How a worker's machine is entered, where its own files lie, and by which address it reaches the stores."""
+
+    enter: Sequence[str]
+    folder: Path
+    database: str
+    redis: str
+
+
 @dataclass
 class Cluster:
     """``place`` holds everything; ``workers`` by name. Whoever makes one closes it."""
@@ -97,7 +109,7 @@ class Cluster:
         self.database = Database(self.url)
         self.store = JobStore(self.database)
         self.blobs = Blobs(self.database, LocalBlobs(self.place / "blobs"))
-        self.redis = Redis(self.place / "redis", _free_port())
+        self.redis = Redis(self.place / "redis", _free_port(), self.server.addresses if self.server else ())
         self.redis.start()
         self.app = make_app(self.redis.url)
         self.start_outbox()
@@ -108,15 +120,20 @@ class Cluster:
         """Start a worker that takes the place of ``name``, under a name of its own: a dead one's leases are not its."""
         self.started += 1
         log = (self.place / f"{name}.log").open("ab")
+        reach = self.reach(name)
         command = [
-            sys.executable, "-m", "aslconvert.cli.main", "worker", "--folder", str(self.place),
-            "--database-url", self.url, "--storage", str(self.place / "blobs"), "--redis", self.redis.url,
+            *reach.enter, sys.executable, "-m", "aslconvert.cli.main", "worker", "--folder", str(reach.folder),
+            "--database-url", reach.database, "--storage", str(self.place / "blobs"), "--redis", reach.redis,
             "--lease", str(LEASE), "--name", f"{name}-{self.started}",
         ]  # fmt: skip
         command += ["--engine", self.engine] if self.engine else []
         environment = {**os.environ, "PYTHONPATH": str(ENGINES), **(self.clock.environment if self.clock else {})}
         self.workers[name] = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         log.close()
+
+    def reach(self, name: str) -> Reach:
+        """All workers are on this machine here."""
+        return Reach((), self.place, self.url, self.redis.url)
 
     def start_outbox(self) -> None:
         """Tell the workers of jobs from here, as an API does."""

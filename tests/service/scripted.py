@@ -94,8 +94,11 @@ def scripted(answer: Callable[[Asked], Answer], *, tls: ssl.SSLContext | None = 
             told.connections += 1
             with contextlib.suppress(ssl.SSLError, ConnectionError):
                 # Here and not at the listener: a handshake that fails must not end the server.
-                taken = request if tls is None else tls.wrap_socket(request, server_side=True)
-                super().finish_request(taken, client_address)
+                if tls is None:
+                    super().finish_request(request, client_address)
+                    return
+                with tls.wrap_socket(request, server_side=True) as taken:
+                    super().finish_request(taken, client_address)
 
     with Server(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True

@@ -238,15 +238,45 @@ def test_a_key_file_that_is_none_is_refused(tmp_path: Path) -> None:
         connection("http://h", key_file=tmp_path / "binary")
 
 
-def test_a_certificate_that_is_not_trusted_is_not_tried_again(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ssl.SSLContext]:
+    """A certificate of this machine's addresses that nobody but its own file vouches for, and a server's side of it."""
     if (openssl := shutil.which("openssl")) is None:
         pytest.skip("NO OPENSSL HERE: no certificate can be made")
+    folder = tmp_path_factory.mktemp("authority")
     command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "1"]
-    files = ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem")]
-    subprocess.run([*command, *files], check=True, capture_output=True, timeout=60)
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "keyUsage=critical,digitalSignature,keyCertSign"]
+    files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
+    subprocess.run([*command, *names, *files], check=True, capture_output=True, timeout=60)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
-    with scripted(lambda asked: Answer(), tls=context) as server, pytest.raises(Unreachable) as caught:
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    return folder / "cert.pem", context
+
+
+def test_a_certificate_that_is_not_trusted_is_not_tried_again(authority: tuple[Path, ssl.SSLContext]) -> None:
+    with scripted(lambda asked: Answer(), tls=authority[1]) as server, pytest.raises(Unreachable) as caught:
         either("sync", server.url.replace("http:", "https:"), lambda client: client.job("j1"))
     assert caught.value.code == "certificate"
     assert server.connections == 1
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_an_authority_of_ones_own_is_trusted_on_this_machine_too(
+    kind: str, authority: tuple[Path, ssl.SSLContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority[0]))
+    with scripted(lambda asked: Answer(body=json.dumps(JOB).encode()), tls=authority[1]) as server:
+        assert either(kind, server.url.replace("http:", "https:"), lambda client: client.job("j1")).id == "j1"
+
+
+def test_a_file_of_authorities_that_is_none_is_said_before_anything_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").touch()
+    for name in ("none", "empty"):
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / name))
+        with pytest.raises(Misuse, match=name) as caught:
+            Client("https://127.0.0.1:1", KEY)
+        assert caught.value.code == "certificate_file"
+    # Without TLS nobody is asked to vouch.
+    Client("http://127.0.0.1:1", KEY).close()

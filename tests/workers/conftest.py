@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -31,16 +30,9 @@ def postgres() -> Iterator[Cluster]:
     if binaries is None:
         pytest.skip("NO POSTGRESQL HERE: nothing about it is tested; apt-get install postgresql")
     with cluster(binaries) as server:
-        execute(server, "CREATE DATABASE tables")
+        server.execute("CREATE DATABASE tables")
         migrate(server.url("tables"))
         yield server
-
-
-def execute(server: Cluster, statement: str) -> None:
-    engine = create_engine(server.url().replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(statement))
-    engine.dispose()
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +57,7 @@ def url(request: pytest.FixtureRequest, quick: Path) -> str:
     if request.param == "postgres":
         server: Cluster = request.getfixturevalue("postgres")
         name = f"t{next(_numbers)}"
-        execute(server, f"CREATE DATABASE {name} TEMPLATE tables")
+        server.execute(f"CREATE DATABASE {name} TEMPLATE tables")
         return server.url(name)
     path = quick / "jobs.db"
     path.write_bytes(request.getfixturevalue("migrated"))

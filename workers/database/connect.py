@@ -26,6 +26,24 @@ BUSY_SECONDS = 1.0
 CONNECT_SECONDS = 5
 """For which a server may take to answer a new connection; the network alone would wait for minutes."""
 
+SILENT_SECONDS = 10
+"""For which the other end of an open connection may be silent; by itself the network waits for a quarter of an hour."""
+
+_CLIENT_SIDE = {
+    "connect_timeout": CONNECT_SECONDS,
+    "keepalives_idle": SILENT_SECONDS,
+    "keepalives_interval": SILENT_SECONDS // 2,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 1000 * SILENT_SECONDS,
+}
+# A machine that was cut off in a transaction must not keep its locks for hours: the server looks after it likewise.
+_SERVER_SIDE = f"""
+    SELECT set_config('tcp_keepalives_idle', '{SILENT_SECONDS}', false),
+        set_config('tcp_keepalives_interval', '{SILENT_SECONDS // 2}', false),
+        set_config('tcp_keepalives_count', '2', false),
+        set_config('tcp_user_timeout', '{1000 * SILENT_SECONDS}', false)
+"""
+
 KEPT, MORE = 5, 45
 """Connections that stay open, and more that there may be: the service answers in 40 threads, and some work beside."""
 
@@ -81,6 +99,7 @@ class Database:
         Raises:
             InfrastructureError: ``database_unavailable`` when the patience is over or the outcome of the commit is
                 unknown, ``disk_full``.
+            UserError: ``database_encoding``, at the first connection to a database that is not in UTF-8.
         """
         return self._run(work, write=True)
 
@@ -127,8 +146,12 @@ def _engine(url: str, patience: float) -> Engine:
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
         if parsed.get_backend_name() == "postgresql":
-            given = {} if "connect_timeout" in parsed.query else {"connect_timeout": CONNECT_SECONDS}
-            return create_engine(parsed, pool_pre_ping=True, connect_args=given, **pool)
+            # What the URL says itself stands.
+            given = {name: value for name, value in _CLIENT_SIDE.items() if name not in parsed.query}
+            engine = create_engine(parsed, pool_pre_ping=True, connect_args=given, **pool)
+            # Before SQLAlchemy's own first questions, which fail in a database whose texts come as bytes.
+            event.listen(engine, "connect", _prepare_postgres, insert=True)
+            return engine
         if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
             raise UserError("bad_database_url", "The job store needs a SQLite file or PostgreSQL.")
         engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False}, **pool)
@@ -140,6 +163,17 @@ def _engine(url: str, patience: float) -> Engine:
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _prepare_postgres(connection: Any, _: object) -> None:
+    found = connection.info.parameter_status("server_encoding")
+    # Names and errors of tenants come in any script. A pooler may not tell.
+    if found not in (None, "UTF8"):
+        told = f"The database {connection.info.dbname!r} keeps texts in {found}, which does not hold all of Unicode."
+        hint = "Make another one: CREATE DATABASE aslconvert ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0."
+        raise UserError("database_encoding", told, hint=hint)
+    connection.execute(_SERVER_SIDE)
+    connection.commit()
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:

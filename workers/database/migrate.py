@@ -22,7 +22,7 @@ def migrate(url: str, *, revision: str = "head", patience: float = 60.0) -> None
     ``patience`` is for how many seconds another process may migrate at the same time.
 
     Raises:
-        UserError: ``bad_database_url``.
+        UserError: ``bad_database_url``, ``database_encoding``.
         InfrastructureError: ``database_unavailable``, ``disk_full``.
     """
     _run(url, patience, lambda config: command.upgrade(config, revision))

@@ -93,6 +93,19 @@ def test_urls_that_are_none(tmp_path: Path) -> None:
     assert refused.value.code == "database_unavailable"
 
 
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_that_does_not_hold_all_of_unicode_is_refused(postgres: Cluster, encoding: str) -> None:
+    name = encoding.lower()
+    postgres.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+    with pytest.raises(UserError) as caught:
+        migrate(postgres.url(name))
+    assert caught.value.code == "database_encoding"
+    assert encoding in caught.value.message
+    # What the hint says to do, by its own words.
+    postgres.execute(caught.value.hint.partition(": ")[2].removesuffix(".").replace("aslconvert", f"{name}_mended"))
+    migrate(postgres.url(f"{name}_mended"))
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[Cluster]:
     binaries = programs()
