@@ -63,14 +63,14 @@ class _Point:
     point: str
     speedup: float
     loss: float
-    error: float
+    deviation: float
 
 
 def compared(rows: Sequence[Row]) -> list[Comparison]:
     """The points of all other methods of one task and budget that pay, each against the best of ours.
 
-    The spread is twice the standard error of the difference: of each mean the larger one of what seeds scatter by
-    and what the test split's size leaves open, which is the same for all seeds and of which pairs share a part.
+    The spread is one standard deviation of the difference, of single runs: by what the losses of each scatter over
+    seeds, on the one test split of all; of a single run, by what the size of that split leaves open.
     """
     points = _points(rows)
     found = []
@@ -95,7 +95,7 @@ def compared(rows: Sequence[Row]) -> list[Comparison]:
                 our_speedup=best.speedup,
                 our_loss=best.loss,
                 ahead=other.loss - best.loss,
-                spread=2 * math.hypot(other.error, best.error),
+                spread=math.hypot(other.deviation, best.deviation),
             )
         )
     return found
@@ -137,16 +137,14 @@ def _points(rows: Sequence[Row]) -> list[_Point]:
             point,
             statistics.mean(row["speedup"] for row in part),
             statistics.mean(row["loss"] for row in part),
-            _error(part),
+            _deviation(part),
         )
         for (method, point), part in parts.items()
     ]
 
 
-def _error(rows: Sequence[Row]) -> float:
-    """Standard error of the mean loss."""
-    # 95 % of a normal distribution are 3.92 deviations wide.
-    sampling = statistics.mean((row["loss_ci"][1] - row["loss_ci"][0]) / 3.92 for row in rows)
+def _deviation(rows: Sequence[Row]) -> float:
     if len(rows) == 1:
-        return sampling
-    return max(sampling, statistics.stdev(row["loss"] for row in rows) / math.sqrt(len(rows)))
+        # 95 % of a normal distribution are 3.92 deviations wide.
+        return float(rows[0]["loss_ci"][1] - rows[0]["loss_ci"][0]) / 3.92
+    return statistics.stdev(row["loss"] for row in rows)
