@@ -43,7 +43,8 @@ demo: setup
 test: lint $(STAMPS)/services
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder -m 'not deep' $(PYTEST_FLAGS)
 
-# What `make test` leaves out for its time: conversions through a service that is cut off, restarted and distributed.
+# What `make test` leaves out for its time: conversions through a service that is cut off, restarted and distributed, and
+# further examples of what it tests on a few.
 test-deep: setup $(STAMPS)/services
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m deep
 

@@ -132,7 +132,12 @@ def _code(path: Path, *, with_package: bool) -> Run:
     module = importlib.util.module_from_spec(specification)
     # As an import would: torch looks its functions' modules up by name.
     sys.modules[specification.name] = module
-    specification.loader.exec_module(module)
+    # No bytecode beside it: the folder holds what was written into it and nothing else.
+    writes_none, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        specification.loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = writes_none
     if (module.kernels is not None) != with_package:
         raise ValueError("it does not take the kernels that are there, or takes some that are not")
     model = module.load()

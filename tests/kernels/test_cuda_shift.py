@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import importlib.util
+import itertools
 import shutil
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import Tensor
 from aslconvert.kernels import reference
 
 HERE = Path(__file__).parent / "cuda"
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+pytestmark = [pytest.mark.long, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
 
 
 def _load(name: str) -> ModuleType:
@@ -77,7 +78,7 @@ def _check_close(actual: Tensor, expected: Tensor, dtype: torch.dtype, scale: fl
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_forward_equals_the_reference(kernels: Any, dtype: torch.dtype, seed: int) -> None:
     problem = problems.random_problem(seed, dtype)
@@ -86,7 +87,7 @@ def test_forward_equals_the_reference(kernels: Any, dtype: torch.dtype, seed: in
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_input_gradient_equals_the_reference(kernels: Any, dtype: torch.dtype, seed: int) -> None:
     problem = problems.random_problem(seed, dtype)
@@ -108,7 +109,7 @@ def _shift_gradient(kernels: Any, problem: Any, seed: int) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_shift_gradient_equals_the_reference(kernels: Any, dtype: torch.dtype, seed: int) -> None:
     problem = problems.random_problem(seed, dtype)
@@ -120,9 +121,16 @@ def test_shift_gradient_equals_the_reference(kernels: Any, dtype: torch.dtype, s
     _check_close(actual.double(), expected.double(), coarsest, 4)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("sources", [False, True])
+def _layouts() -> list[Any]:
+    """Type, whether in channels_last, whether with sources; the deep ones differ from others in their type alone."""
+    found = []
+    for dtype, last, sources in itertools.product(DTYPES, (False, True), (False, True)):
+        deep = dtype in (torch.float64, torch.bfloat16) and last == sources
+        found.append(pytest.param(dtype, last, sources, marks=[pytest.mark.deep] if deep else []))
+    return found
+
+
+@pytest.mark.parametrize(("dtype", "channels_last", "sources"), _layouts(), ids=str)
 def test_images_that_are_cut_into_bands_and_tiles(
     kernels: Any, dtype: torch.dtype, channels_last: bool, sources: bool
 ) -> None:
@@ -145,13 +153,27 @@ def test_images_that_are_cut_into_bands_and_tiles(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_results_do_not_depend_on_the_order_of_threads(kernels: Any, dtype: torch.dtype, seed: int) -> None:
     problem = problems.random_problem(seed, dtype)
     for run in (_forward, _input_gradient, _shift_gradient):
         first = run(kernels, problem, 1)
         assert all(torch.equal(first, run(kernels, problem, other)) for other in (2, 3))
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_more_problems(kernels: Any, dtype: torch.dtype) -> None:
+    checks = (
+        test_forward_equals_the_reference,
+        test_input_gradient_equals_the_reference,
+        test_shift_gradient_equals_the_reference,
+        test_results_do_not_depend_on_the_order_of_threads,
+    )
+    for seed in range(100):
+        for check in checks:
+            check.hypothesis.inner_test(kernels=kernels, dtype=dtype, seed=seed)  # type: ignore[attr-defined]
 
 
 def _positions(problem: Any) -> list[Tensor]:

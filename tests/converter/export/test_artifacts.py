@@ -51,7 +51,10 @@ def copied(written: Written, tmp_path: Path) -> Path:
 def test_every_artifact_is_reloaded_in_a_fresh_process_and_agrees(written: Written) -> None:
     folder, _, records = written
     assert [record["kind"] for record in records] == [kind for kind in KINDS if kind in KINDS_HERE]
+    before = sorted(folder.rglob("*"))
     results = verify_dir(folder)
+    # Not even bytecode of the code that was loaded.
+    assert sorted(folder.rglob("*")) == before
     assert [result["path"] for result in results] == [record["path"] for record in records]
     assert all(result["reloaded"] and result["max_abs_diff"] <= result["tolerance"] for result in results)
     checks = {result["kind"]: set(result["checks"]) for result in results}
