@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from aslconvert.cli.remote.fetching import fetch
 from aslconvert.cli.remote.outcomes import missed, model_refused, opened
-from aslconvert.cli.remote.packing import declared_beside, sendable_data, sendable_model
+from aslconvert.cli.remote.packing import declared_beside, require_data, sendable_data, sendable_model
 from aslconvert.cli.remote.resuming import Left, asked_of, forget, found, leave
 from aslconvert.cli.remote.watching import bytes_of, watch
 from aslconvert.converter.errors import UsageError, UserError
@@ -101,6 +101,9 @@ def submit(
         options = declared_beside(data, options)
     told = bytes_of(progress)
     with sendable_model(model) as file:
+        if data is not None:
+            # Before gigabytes of a model are sent.
+            require_data(data)
         progress.stage(f"send {file.path.name}")
         try:
             sent = client.upload_model(file.path, name=file.name, architecture=file.architecture, progress=told)

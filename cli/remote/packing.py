@@ -66,26 +66,35 @@ def sendable_model(spec: str) -> Iterator[Sendable]:
         yield Sendable(file, file.stem)
 
 
+def require_data(spec: str) -> None:
+    """Raises UsageError for data that cannot be sent, before anything else is.
+
+    Its codes are ``data_not_found``, and ``data_is_code`` for what no server runs.
+    """
+    if Path(spec).is_file() or Path(spec).is_dir():
+        return
+    if spec == NO_DATA or re.fullmatch(r".+:\w+", spec):
+        raise UsageError(
+            "data_is_code", f"A server takes data as a file or a folder, not '{spec}'.", hint="Write an .npz file."
+        )
+    raise UsageError("data_not_found", f"No such file or folder: {spec}.")
+
+
 @contextmanager
 def sendable_data(spec: str) -> Iterator[Sendable]:
     """The file of data as `convert` takes it; a folder of images is packed as a tar, which stays until it was sent.
 
     Raises:
-        UsageError: ``data_not_found``, or ``data_is_code``, which no server runs.
+        UsageError: as of `require_data`.
     """
+    require_data(spec)
     path = Path(spec)
     if path.is_file():
         yield Sendable(path, path.name.partition(".")[0] or path.name)
-    elif path.is_dir():
-        packed = _packed(path)
-        yield Sendable(packed, path.resolve().name or "data")
-        packed.unlink(missing_ok=True)
-    elif spec == NO_DATA or re.fullmatch(r".+:\w+", spec):
-        raise UsageError(
-            "data_is_code", f"A server takes data as a file or a folder, not '{spec}'.", hint="Write an .npz file."
-        )
-    else:
-        raise UsageError("data_not_found", f"No such file or folder: {spec}.")
+        return
+    packed = _packed(path)
+    yield Sendable(packed, path.resolve().name or "data")
+    packed.unlink(missing_ok=True)
 
 
 def declared_beside(spec: str, options: ConvertOptions) -> ConvertOptions:

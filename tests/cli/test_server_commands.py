@@ -396,3 +396,11 @@ sys.exit("torch" if "torch" in sys.modules else code)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_came_of_a_job_is_told_in_a_line(files: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    job = submitted(capfd, files)
+    capfd.readouterr()
+    assert main(["wait", job]) == 0
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "aslconvert download" in line]
+    assert line.endswith(f": aslconvert download {job} --out DIR")

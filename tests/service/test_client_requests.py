@@ -280,3 +280,39 @@ def test_a_file_of_authorities_that_is_none_is_said_before_anything_is_sent(
         assert caught.value.code == "certificate_file"
     # Without TLS nobody is asked to vouch.
     Client("http://127.0.0.1:1", KEY).close()
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_preview_is_waited_for(kind: str) -> None:
+    seen = {"sample": 0, "name": "x", "dtype": "float32", "shape": [3, 8, 8], "image": "data:image/png;base64,AA=="}
+    told = {"inputs": [seen], "samples": 1, "total": 9, "splits": {"test": 9}}
+    script = failing(
+        2, Answer(202, b'{"state": "making"}', {"Retry-After": "0.01"}), Answer(200, json.dumps(told).encode())
+    )
+    with scripted(script) as server:
+        found = either(
+            kind, server.url, lambda client: client.preview("d1", model="m1", samples=1, mean=(0.5, 1), size="8x9")
+        )
+    assert (found.total, found.inputs[0].shape) == (9, (3, 8, 8))
+    (path,) = {asked.path for asked in server.asked}
+    assert path == "/v1/datasets/d1/preview?model=m1&samples=1&mean=0.5&mean=1&size=8x9"
+    assert len(server.asked) == 3
+
+
+def test_the_audit_is_read_page_by_page() -> None:
+    entry = {"at": "2026-01-01T00:00:00Z", "action": "key.create", "outcome": "done", "address": "::1"}
+    pages = [{"items": [entry], "next": "c"}, {"items": [entry | {"action": "job.create"}], "next": None}]
+    with (
+        scripted(lambda asked: Answer(200, json.dumps(pages["cursor=c" in asked.path]).encode())) as server,
+        Client(server.url, KEY) as client,
+    ):
+        assert [entry.action for entry in client.audit()] == ["key.create", "job.create"]
+
+
+def test_whoever_waits_is_told_once() -> None:
+    told: list[tuple[str, float]] = []
+    retry = Retry(first=0.01, most=0.02, patience=5.0, waiting=lambda error, most: told.append((error.code, most)))
+    script = failing(3, Answer(503, b"no"), Answer(200, json.dumps(JOB).encode()))
+    with scripted(script) as server, Client(server.url, KEY, retry=retry) as client:
+        client.job("j1")
+    assert told == [("http_503", 5.0)]
