@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +12,20 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from deployment import Compose, has, laid
+
+NET = """
+import torch
+from torch import nn
+
+
+def factory():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(16, 3, 3, padding=1),
+    )
+    return net, (torch.randn(1, 3, 32, 32),)
+"""
 
 
 @pytest.fixture
@@ -22,3 +37,17 @@ def compose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compose:
         if name.startswith(("ASLCONVERT_", "COMPOSE_")) or name.endswith("_IMAGE"):
             monkeypatch.delenv(name)
     return laid(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A small network, and numbers for it."""
+    import numpy
+
+    folder = tmp_path_factory.mktemp("inputs")
+    (folder / "net.py").write_text(NET)
+    command = [sys.executable, "-m", "aslconvert.cli.main", "export", "net.py:factory", "-o", "model.pt2"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    numbers = numpy.random.default_rng(0).standard_normal((64, 3, 32, 32)).astype("float32")
+    numpy.savez(folder / "data.npz", input=numbers)
+    return folder / "model.pt2", folder / "data.npz"

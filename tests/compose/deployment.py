@@ -41,10 +41,13 @@ def has(command: Sequence[str]) -> bool:
     return subprocess.run(command, check=False, capture_output=True, timeout=60).returncode == 0
 
 
-def laid(folder: Path) -> Compose:
-    """What `docker compose` reads, in a new folder."""
-    shutil.copy(ROOT / "docker-compose.yml", folder)
+def laid(folder: Path, *, sources: Path = ROOT) -> Compose:
+    """What `docker compose` reads, in a new folder, or over an older version's; secrets and `.env` stay."""
+    shutil.copy(sources / "docker-compose.yml", folder)
     shutil.copytree(
-        ROOT / "docker", folder / "docker", ignore=shutil.ignore_patterns("secrets", "__pycache__"), dirs_exist_ok=True
+        sources / "docker",
+        folder / "docker",
+        ignore=shutil.ignore_patterns("secrets", "__pycache__"),
+        dirs_exist_ok=True,
     )
     return Compose(folder)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.server
+import importlib.metadata
+import json
 import os
 import re
 import subprocess
@@ -189,3 +191,19 @@ def test_health_is_an_answer_of_200(status: int | None, code: int) -> None:
         assert subprocess.run(command, capture_output=True, check=False).returncode == code
         server.shutdown()
         thread.join()
+
+
+def test_the_bill_of_materials_lists_what_is_installed() -> None:
+    command = [sys.executable, str(DOCKER / "sbom.py"), "image", "sha256:0"]
+    told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert (told["bomFormat"], told["metadata"]["component"]["name"]) == ("CycloneDX", "image")
+    listed = {part["purl"] for part in told["components"]}
+    assert len(listed) == len(told["components"])
+    for name in ("fastapi", "prometheus-client"):
+        assert f"pkg:pypi/{name}@{importlib.metadata.version(name)}" in listed
+    if Path("/var/lib/dpkg/status").exists():
+        show = ["dpkg-query", "--show", "--showformat", "${db:Status-Status} ${Package} ${Version}\n"]
+        lines = subprocess.run(show, capture_output=True, text=True, check=True).stdout.splitlines()
+        installed = {line.split(" ", 1)[1] for line in lines if line.startswith("installed ")}
+        debian = {f"{part['name']} {part['version']}" for part in told["components"] if "pkg:deb/" in part["purl"]}
+        assert debian == installed

@@ -6,146 +6,23 @@ in order, on one deployment, since starting it is what takes the time.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from deployment import Compose, has, laid
-
-from aslconvert.service.client import Client
-from aslconvert.service.client.records import Job
+from running import IMAGES, Deployment, docker, fetched, running, submit, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-PORT = 18443
 SERVICES = ("worker", "api", "redis", "postgres", "proxy")
-NET = """
-import torch
-from torch import nn
-
-
-def factory():
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(),
-        nn.Conv2d(16, 3, 3, padding=1),
-    )
-    return net, (torch.randn(1, 3, 32, 32),)
-"""
-
-
-class Deployment:
-    """What runs, and how it is reached from outside."""
-
-    def __init__(self, compose: Compose, files: tuple[str, ...]) -> None:
-        self.compose, self.files = compose, files
-        self.server = f"https://{socket.gethostname()}:{PORT}"
-        self.key = ""
-
-    def run(self, *words: str, check: bool = True) -> str:
-        return self.compose.run(*self.files, *words, check=check).stdout
-
-    def up(self) -> None:
-        self.run("up", "-d", "--no-build", "--wait", "--wait-timeout", "300")
-
-    def admin(self, *words: str) -> Any:
-        told = self.run("exec", "-T", "api", "aslconvert-entrypoint", "aslconvert", "admin", *words, "--json")
-        return json.loads(told)
-
-    def container(self, service: str) -> dict[str, Any]:
-        name = self.run("ps", "-q", "--all", service).split()[0]
-        found: list[dict[str, Any]] = json.loads(_docker("inspect", name))
-        return found[0]
-
-    def kill(self, service: str) -> None:
-        """`kill -9` of the container's first process; its restart policy brings it back."""
-        before = self.container(service)["State"]
-        os.kill(before["Pid"], 9)
-        wait_for(lambda: self.container(service)["State"]["StartedAt"] != before["StartedAt"])
-
-    def client(self) -> Client:
-        return Client(self.server, self.key)
-
-
-def _docker(*words: str) -> str:
-    return subprocess.run(["docker", *words], capture_output=True, text=True, check=True).stdout
-
-
-def wait_for(condition: Callable[[], bool], *, seconds: float = 300.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.25)
 
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    if not has(["docker", "info"]) or os.getuid() != 0:
-        pytest.skip("NO CONTAINER ENGINE HERE: nothing about running containers is tested; see `make compose-test`")
-    if not has(["docker", "image", "inspect", "aslconvert-api", "aslconvert-worker-cpu"]):
-        pytest.skip("NO IMAGES HERE: `make compose-test` builds them")
-    folder = tmp_path_factory.mktemp("deployment")
-    compose = laid(folder)
-    compose.init(socket.gethostname())
-    with (folder / ".env").open("a") as file:
-        file.write(
-            f"COMPOSE_PROJECT_NAME=asltest\nASLCONVERT_HTTPS_PORT={PORT}\nASLCONVERT_HTTP_PORT=18080\n"
-            f"ASLCONVERT_PUBLIC_URL=https://{socket.gethostname()}:{PORT}\nASLCONVERT_TLS=tls internal\n"
-            "WORKER_CPUS=1\nAPI_CPUS=1\n"
-        )
-    standing_in = has(["docker", "image", "inspect", "aslconvert-dev/caddy"])
-    files = ("--env-file", ".env", "--env-file", "docker/dev/env") if standing_in else ()
-    one = Deployment(compose, files)
-    try:
-        one.up()
-        authority = folder / "root.crt"
-        found = "/data/caddy/pki/authorities/local/root.crt"
-        wait_for(lambda: bool(one.run("exec", "-T", "proxy", "cat", found, check=False)))
-        authority.write_text(one.run("exec", "-T", "proxy", "cat", found))
-        one.key = one.admin("create-key", "--name", "test")["key"]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("SSL_CERT_FILE", str(authority))
-            yield one
-    finally:
-        (folder / "logs").write_text(one.run("logs", "--no-color", check=False))
-        one.run("down", "--volumes", "--timeout", "20", check=False)
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A small network, and numbers for it."""
-    import numpy
-
-    folder = tmp_path_factory.mktemp("inputs")
-    (folder / "net.py").write_text(NET)
-    command = [sys.executable, "-m", "aslconvert.cli.main", "export", "net.py:factory", "-o", "model.pt2"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    numbers = numpy.random.default_rng(0).standard_normal((64, 3, 32, 32)).astype("float32")
-    numpy.savez(folder / "data.npz", input=numbers)
-    return folder / "model.pt2", folder / "data.npz"
-
-
-def submit(client: Client, inputs: tuple[Path, Path], *, budget: float) -> Job:
-    model, data = client.upload_model(inputs[0]), client.upload_dataset(inputs[1])
-    return client.submit(model=model.id, dataset=data.id, options={"budget_seconds": budget, "artifacts": ["portable"]})
-
-
-def fetched(client: Client, job: str, folder: Path) -> dict[str, str]:
-    """Every artifact, which the client has compared with its hash, and the report."""
-    found = {}
-    for artifact in client.artifacts(job):
-        path = client.download(artifact, folder / artifact.name)
-        found[artifact.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-        assert found[artifact.name] == artifact.sha256
-    report = json.dumps(client.report(job), sort_keys=True)
-    return {**found, "report": hashlib.sha256(report.encode()).hexdigest()}
+    with running(tmp_path_factory.mktemp("deployment")) as one:
+        yield one
 
 
 def test_containers_are_what_compose_says(deployment: Deployment) -> None:
@@ -269,9 +146,7 @@ def test_backup_wipe_and_restore(deployment: Deployment, tmp_path: Path) -> None
     assert (restored["blobs"], restored["blob_bytes"]) == (made["blobs"], made["blob_bytes"])
     assert restored["keys_work"] is True
     deployment.up()
-    found = "/data/caddy/pki/authorities/local/root.crt"
-    wait_for(lambda: bool(deployment.run("exec", "-T", "proxy", "cat", found, check=False)))
-    Path(os.environ["SSL_CERT_FILE"]).write_text(deployment.run("exec", "-T", "proxy", "cat", found))
+    deployment.trust()
     with deployment.client() as client:
         assert {job.id: fetched(client, job.id, tmp_path / "again" / job.id) for job in client.jobs()} == before
         assert (len(list(client.models())), len(list(client.datasets()))) == counts
@@ -281,6 +156,6 @@ def test_backup_wipe_and_restore(deployment: Deployment, tmp_path: Path) -> None
 def test_no_layer_holds_a_secret(deployment: Deployment) -> None:
     folder = deployment.compose.folder / "docker" / "secrets"
     secrets = [word for path in folder.iterdir() for word in path.read_text().split() if len(word) >= 64]
-    for image in ("aslconvert-api", "aslconvert-worker-cpu"):
-        told = _docker("history", "--no-trunc", image) + _docker("inspect", image)
+    for image in IMAGES:
+        told = docker("history", "--no-trunc", image) + docker("inspect", image)
         assert not any(word in told for word in secrets)

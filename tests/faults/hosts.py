@@ -1,4 +1,4 @@
-"""Two workers on machines of their own: network namespaces, each on a line that is cut without telling either end."""
+"""Two workers on machines of their own: network namespaces, each on a line that is cut without an end being told."""
 
 from __future__ import annotations
 

@@ -8,12 +8,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import onnx
 from google.protobuf.message import DecodeError
-from onnx import AttributeProto, TensorProto
 
 from aslconvert.workers.intake.files import Rebuilt, opened, replacing
 from aslconvert.workers.intake.limits import DEFAULT, Limits
+from aslconvert.workers.intake.onnx_messages import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    ValueInfoProto,
+)
 from aslconvert.workers.intake.onnx_scan import scan
 from aslconvert.workers.intake.refusal import Refused, shown
 from aslconvert.workers.intake.tensors import extent
@@ -51,7 +57,7 @@ def rebuild_onnx(source: Path, target: Path, *, limits: Limits = DEFAULT) -> Reb
     with opened(source, most=min(limits.onnx_bytes, limits.file_bytes)) as file:
         content = file.read()
     scan(content, most=limits.onnx_parts)
-    model = onnx.ModelProto()
+    model = ModelProto()
     try:
         model.ParseFromString(content)
     except (DecodeError, RuntimeError, ValueError) as error:
@@ -78,12 +84,12 @@ class _Builder:
         self._limits = limits
         self._bytes = limits.weight_bytes
 
-    def model(self, old: onnx.ModelProto) -> onnx.ModelProto:
+    def model(self, old: ModelProto) -> ModelProto:
         if not old.HasField("graph") or not old.graph.output:
             raise Refused("onnx_damaged", "It holds no graph with an output.")
         if old.functions or old.training_info or old.graph.sparse_initializer:
             raise Refused("onnx_function", "It has functions, training data or sparse tensors of its own.")
-        new = onnx.ModelProto(ir_version=self._ir_version(old), producer_name="aslconvert")
+        new = ModelProto(ir_version=self._ir_version(old), producer_name="aslconvert")
         versions = [entry.version for entry in old.opset_import if entry.domain in DOMAINS]
         if len(versions) != 1 or not OLDEST <= versions[0] <= NEWEST:
             raise Refused("onnx_opset", f"opset {', '.join(map(str, versions[:4])) or 'none'}.", entry="opset_import")
@@ -91,12 +97,12 @@ class _Builder:
         self._graph(old.graph, new.graph)
         return new
 
-    def _ir_version(self, old: onnx.ModelProto) -> int:
+    def _ir_version(self, old: ModelProto) -> int:
         if not 3 <= old.ir_version <= 20:
             raise Refused("onnx_damaged", f"It is of format {old.ir_version}.", entry="ir_version")
         return int(old.ir_version)
 
-    def _graph(self, old: onnx.GraphProto, new: onnx.GraphProto) -> None:
+    def _graph(self, old: GraphProto, new: GraphProto) -> None:
         limits = self._limits
         for parts, most in (
             (old.node, limits.graph_nodes),
@@ -138,7 +144,7 @@ class _Builder:
             raise Refused("name_invalid", f"{shown(name)} is no short name in ASCII.", entry=where)
         return name
 
-    def _node(self, old: onnx.NodeProto, new: onnx.NodeProto, defined: set[str], where: str) -> None:
+    def _node(self, old: NodeProto, new: NodeProto, defined: set[str], where: str) -> None:
         if old.domain not in DOMAINS:
             raise Refused("onnx_domain", f"The domain {shown(old.domain)} is not taken.", entry=where)
         if old.op_type not in allowed():
@@ -210,7 +216,7 @@ class _Builder:
         if found != wanted:
             raise Refused("onnx_damaged", f"It holds {found}, its shape takes {wanted}.", entry=where)
 
-    def _value(self, old: onnx.ValueInfoProto, new: onnx.ValueInfoProto, where: str) -> None:
+    def _value(self, old: ValueInfoProto, new: ValueInfoProto, where: str) -> None:
         new.name = self._name(old.name, where)
         kind: Any = old.type.WhichOneof("value")
         if kind is None:
