@@ -17,6 +17,7 @@ from aslconvert.converter.data.synthetic import NO_DATA, WARNING
 from aslconvert.converter.errors import TargetNotReached, UsageError
 from aslconvert.converter.fit.importance import output_importance
 from aslconvert.converter.heal.device import healing_device
+from aslconvert.converter.heal.team import require_devices
 from aslconvert.converter.options import DEFAULT_ARTIFACTS, DEFAULT_BUDGET_SECONDS, INT8, PRUNE, ConvertOptions
 from aslconvert.converter.passes.stages import Stages
 from aslconvert.converter.pipeline import record
@@ -60,10 +61,13 @@ def convert(model: str, *, data: str, out: Path, options: ConvertOptions, progre
     progress = progress or SilentProgress()
     if PRUNE in options.allow:
         need_torch_pruning()
+    require_devices(options.processes, healing_device(options.device))
     if healing_device(options.device).type == "cuda":
         progress.note(f"Variants are healed on {torch.cuda.get_device_name()}; latency is measured on the CPU.")
     elif options.device == "auto" and torch.cuda.is_available():
         progress.note("There is a GPU, but the kernels were built without CUDA: variants are healed on the CPU.")
+    if options.processes > 1:
+        progress.note(f"Variants are healed in {options.processes} processes.")
     blocking = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
     if blocking is not None and not options.dry_run:
         raise UsageError("out", f"'{blocking}' is a file: nothing can be written into '{out}'.", hint="Name a folder.")
@@ -342,7 +346,10 @@ class _Conversion:
             # In how many pieces a step is computed makes no other step.
             accumulate=1,
         )
-        return hashlib.sha256(f"{self.subject.fingerprint}|{kept}".encode()).hexdigest()
+        # Nor in how many processes, but where each takes the model's whole batch.
+        whole = self.subject.fixed_batch is not None and kept.processes > 1
+        together = f"|{kept.processes}" if whole else ""
+        return hashlib.sha256(f"{self.subject.fingerprint}|{kept}{together}".encode()).hexdigest()
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
