@@ -1,4 +1,4 @@
-"""The processes that heal one variant together under `accelerate launch`, or the one that heals alone."""
+"""The processes that heal one variant together, by `team.py` or `accelerate launch`, or the one that heals alone."""
 
 from __future__ import annotations
 

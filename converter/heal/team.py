@@ -167,7 +167,8 @@ def _started(place: Path, *, rank: int, processes: int, threads: int) -> subproc
     numbers = map(str, (rank, processes, os.getpid()))
     # -P keeps whatever lies in the user's folder off the path of the fresh process.
     command = [sys.executable, "-P", "-m", "aslconvert.converter.heal.member", str(place), *numbers]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    # Its warnings are those of the first process; its errors are Python's.
+    environment = {"TORCH_CPP_LOG_LEVEL": "ERROR", **os.environ, "OMP_NUM_THREADS": str(threads)}
     # The first process decides when all end. A signal to the whole group must wait until the others ignore it.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
