@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from aslconvert.converter.errors import TargetNotReached, UsageError
 from aslconvert.converter.fit.importance import output_importance
 from aslconvert.converter.heal.device import healing_device
 from aslconvert.converter.heal.team import require_devices
-from aslconvert.converter.options import DEFAULT_ARTIFACTS, DEFAULT_BUDGET_SECONDS, INT8, PRUNE, ConvertOptions
+from aslconvert.converter.options import INT8, PRUNE, ConvertOptions
 from aslconvert.converter.passes.stages import Stages
 from aslconvert.converter.pipeline import record
 from aslconvert.converter.pipeline.artifacts import prove, with_int8, write_report
@@ -33,7 +32,7 @@ from aslconvert.converter.pipeline.planning import find_plans, load_plans, store
 from aslconvert.converter.pipeline.pruned import pruned_plans
 from aslconvert.converter.pipeline.quantised import Quantised, original_made, quantised_variants
 from aslconvert.converter.pipeline.selection import Wish, select, tell_if_missed
-from aslconvert.converter.pipeline.state import State
+from aslconvert.converter.pipeline.state import State, fingerprint_of
 from aslconvert.converter.pipeline.subject import Subject, open_subject
 from aslconvert.converter.pipeline.survey import Survey
 from aslconvert.converter.pipeline.timing import ORIGINAL, Timer
@@ -333,23 +332,7 @@ class _Conversion:
         return options.min_speedup, options.max_drop
 
     def _fingerprint(self) -> str:
-        # The budget may differ: an interrupted run may be given more time, or less, for what is still to be healed.
-        # So may what is written at the end.
-        kept = dataclasses.replace(
-            self.options,
-            resume=False,
-            dry_run=False,
-            budget_seconds=DEFAULT_BUDGET_SECONDS,
-            artifacts=DEFAULT_ARTIFACTS,
-            dump_passes=None,
-            cache=True,
-            # In how many pieces a step is computed makes no other step.
-            accumulate=1,
-        )
-        # Nor in how many processes, but where each takes the model's whole batch.
-        whole = self.subject.fixed_batch is not None and kept.processes > 1
-        together = f"|{kept.processes}" if whole else ""
-        return hashlib.sha256(f"{self.subject.fingerprint}|{kept}{together}".encode()).hexdigest()
+        return fingerprint_of(self.subject.fingerprint, self.options, fixed_batch=self.subject.fixed_batch)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

@@ -3,8 +3,10 @@
 import math
 import os
 import signal
+import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -147,3 +149,45 @@ def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InfrastructureError) as full:
         heal_together(gm, pool, processes=2, seconds=math.inf, max_steps=STEPS, seed=3, batch=BATCH)
     assert full.value.code == "disk_full"
+
+
+@pytest.mark.deep
+def test_an_error_of_the_first_process_is_its_own() -> None:
+    gm, pool = student_and_pool()
+
+    def fail(used: float, allowed: float, loss: float) -> None:
+        raise RuntimeError("nothing that another process has to do with")
+
+    with pytest.raises(RuntimeError, match="nothing that another"):
+        heal_together(gm, pool, processes=2, seconds=math.inf, max_steps=STEPS, seed=3, batch=BATCH, on_step=fail)
+    assert members() == []
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("begun", [False, True])
+def test_with_the_first_process_all_end(begun: bool, tmp_path: Path) -> None:
+    script = f"""
+import math, os, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_heal_team import members, student_and_pool
+from aslconvert.converter.heal import team
+if not {begun}:
+    # While the other one loads torch, before it can ask the kernel to end with its parent.
+    team._await = lambda place, others: os._exit(print(others[0].pid, flush=True) or 0)
+team.heal_together(
+    *student_and_pool(), processes=2, seconds=math.inf, max_steps=100_000, seed=3, batch=10,
+    on_step=lambda *_: print(*members(), flush=True),
+)
+"""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as first:
+        assert first.stdout is not None
+        pid = int(first.stdout.readline().split()[-1])
+        first.kill()
+    until = time.monotonic() + 60
+    while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    # Once all have begun, what is left behind is small.
+    assert bool(list(tmp_path.rglob(WORK))) is not begun
