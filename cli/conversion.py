@@ -75,6 +75,10 @@ Accumulate = Annotated[
     int,
     typer.Option("--accumulate", metavar="M", min=1, help="Compute each step of healing in M pieces: less memory."),
 ]
+Processes = Annotated[
+    int,
+    typer.Option("--processes", metavar="N", min=1, help="Heal in N processes of this machine, on GPUs one each."),
+]
 TaskLoss = Annotated[
     float,
     typer.Option(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast, get_args
 
@@ -97,6 +97,8 @@ class ConvertOptions:
     """Samples of one step of healing, over all processes; None takes the model's own fixed batch, else the default."""
     accumulate: int = 1
     """Pieces in which each process computes its share of a step, for less memory."""
+    processes: int = field(default=1, repr=False)
+    """Healing in so many processes, on GPUs one each. Not among what a run is known by: it makes no other step."""
     task_loss: float = 0.0
     """Weight in 0 .. 1 of the data's own labels or targets in what healing lowers, beside the original's answers."""
     plan: Path | None = None
@@ -139,6 +141,7 @@ class ConvertOptions:
         _require(0 <= self.task_loss <= 1, "task_loss", "must be a weight from 0 to 1")
         _require(self.heal_batch is None or self.heal_batch >= 1, "heal_batch", "must be 1 or more")
         _require(self.accumulate >= 1, "accumulate", "must be 1 or more")
+        _require(self.processes >= 1, "processes", "must be 1 or more")
         _require(self.batch is None or self.batch >= 1, "batch", "must be 1 or more")
         _require(0 <= self.seed < 2**63, "seed", "must be between 0 and 2^63 - 1")
         _require(self.size is None or min(self.size) >= 1, "size", "must be 1 or more in both directions")

@@ -24,7 +24,7 @@ from aslconvert.workers.errors import (
     problem_of,
 )
 from aslconvert.workers.heart import Heart
-from aslconvert.workers.jobs import Claim, JobStore, Progress, State
+from aslconvert.workers.jobs import Claim, JobStore, Kind, Progress, State
 from aslconvert.workers.metrics import STAGE_NAMES, STAGE_SECONDS
 from aslconvert.workers.plain import remove_tree
 from aslconvert.workers.policy import Outcome, SupervisorSettings
@@ -138,13 +138,17 @@ class Attempt:
             payload["options"] = options
         elif (state := self._store.checkpoint(self._claim.job_id)) is not None:
             payload["resume"] = self._unpacked(state)
+        # Nothing but a conversion heals.
+        processes = self._settings.processes if self._claim.job.kind is Kind.CONVERT else 1
+        told = {"ASLCONVERT_PROCESSES": str(processes)} if processes > 1 else {}
         return Spec(
             kind=self._claim.job.kind.value,
             payload=payload,
             folder=self._folder,
             engine=self._settings.engine,
             limits=self._settings.limits,
-            environment=self._settings.environment,
+            environment={**self._settings.environment, **told},
+            loopback=processes > 1,
             strict=self._settings.strict,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -18,8 +19,11 @@ TELL_SECONDS = 0.25
 
 LEAST_ROUNDS = 3
 
-NO_OPTION = frozenset({"device", "resume", "dry_run", "plan", "dump_passes", "cache"})
+NO_OPTION = frozenset({"device", "processes", "resume", "dry_run", "plan", "dump_passes", "cache"})
 """Options of a conversion that a job cannot set: paths, and what the worker decides."""
+
+PROCESSES = "ASLCONVERT_PROCESSES"
+"""In how many processes the worker lets its jobs heal."""
 
 NOT_RESUMABLE = frozenset(
     {"bad_checkpoint", "damaged_checkpoint", "damaged_state", "nothing_to_resume", "resume_mismatch"}
@@ -66,7 +70,8 @@ def run(*, kind: str, payload: Mapping[str, Any], folder: Path, tell: Tell) -> d
     if kind not in _WORK:
         raise UsageError("kind", f"There is no job of kind {kind!r}.", hint="There are bench, convert and inspect.")
     try:
-        options = ConvertOptions(**given, resume=bool(payload.get("resume")), cache=False)
+        processes = int(os.environ.get(PROCESSES) or 1)
+        options = ConvertOptions(**given, processes=processes, resume=bool(payload.get("resume")), cache=False)
     except TypeError as error:
         raise UsageError(
             "option", "An option has a value of the wrong type.", hint="See the options of convert."

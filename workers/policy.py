@@ -26,6 +26,7 @@ class SupervisorSettings:
     ``cancel_grace`` likewise where it was cancelled, ``flush`` between two writes of progress, ``checkpoint`` between
     two of state, ``retry_delay`` before an infrastructure error is tried again.
 
+    ``processes``: in how many a job may heal, which then speak over the sandbox's own loopback interface.
     ``strict`` refuses jobs where the kernel grants less than the whole sandbox.
     """
 
@@ -38,5 +39,6 @@ class SupervisorSettings:
     checkpoint: float = 30.0
     retry_delay: float = 5.0
     result_bytes: int = 16 << 30
+    processes: int = 1
     strict: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)

@@ -35,7 +35,12 @@ def worker(
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option("--device", metavar="cpu|cuda:N", help="The device of this worker.", show_default="cpu"),
+        typer.Option(
+            "--device",
+            metavar="cpu|cuda:N,..",
+            help="The device of this worker; on several GPUs a job heals in a process each.",
+            show_default="cpu",
+        ),
     ] = None,
     name: Annotated[
         str | None, typer.Option("--name", help="What attempts call it; unique.", show_default="host and process")
@@ -77,7 +82,7 @@ def worker(
     with answer_stream():
         try:
             # Imported here: commands that need no database must not ask for one.
-            from aslconvert.cli.working import settings_for
+            from aslconvert.cli.working import require_own_network, settings_for
             from aslconvert.workers.gpus import require_gpu
             from aslconvert.workers.logs import set_up_logs
             from aslconvert.workers.metrics import serve_metrics
@@ -96,16 +101,17 @@ def worker(
         set_up_logs()
         set_up_tracing("aslconvert-worker")
         os.umask(0o077)  # models and data of tenants pass through the folder
-        queues, settings = settings_for(
+        queues, gpus, settings = settings_for(
             queues=queue,
             device=device,
             engine=engine,
             strict=strict,
             limits=Limits(folder_bytes=job_bytes, folder_files=job_files),
         )
-        if device is not None and device != "cpu":
-            gpu = require_gpu(int(device.removeprefix("cuda:")))
-            say(f"aslconvert: jobs are healed on {device}, {gpu.name}, {gpu.free_mib} MiB free.")
+        for number in gpus:
+            gpu = require_gpu(number)
+            say(f"aslconvert: jobs are healed on cuda:{number}, {gpu.name}, {gpu.free_mib} MiB free.")
+        require_own_network(settings)
         where = Places(folder=folder, database=database_url, storage=storage, redis=redis)
         with where.opened() as (store, blobs):
             one = Worker(

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from aslconvert.cli.progress import RichProgress
     from aslconvert.converter.report.schema import Report
 
-HERE_ONLY = ("dry_run", "plan", "dump_passes")
-"""Options of files and ways of this machine."""
+HERE_ONLY = ("dry_run", "plan", "dump_passes", "processes")
+"""Options of files and ways of this machine; in how many processes a job heals is for its worker to say."""
 
 _NOT_SENT = frozenset({*HERE_ONLY, "device", "resume", "cache"})
 
@@ -70,7 +70,7 @@ def convert_there(
 
 def require_sendable(options: ConvertOptions) -> None:
     """Raises UsageError for what a job cannot do."""
-    asked = [name for name in HERE_ONLY if getattr(options, name)]
+    asked = [name for name in HERE_ONLY if getattr(options, name) != getattr(ConvertOptions(), name)]
     if options.metric is not None and ":" in options.metric:
         raise UsageError(
             "server_option", "A server runs no code of yours: its metrics have names.", hint="Leave --server out."

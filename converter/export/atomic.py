@@ -28,7 +28,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     Raises InfrastructureError("disk_full") or ("unwritable").
     """
     temporary: dict[str, Path] = {}
-    with _told(folder):
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         try:
             for name, data in files.items():
@@ -49,7 +49,8 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 @contextlib.contextmanager
-def _told(folder: Path) -> Iterator[None]:
+def disk_errors(folder: Path) -> Iterator[None]:
+    """A write below ``folder`` that fails raises InfrastructureError("disk_full") or ("unwritable")."""
     try:
         yield
     except OSError as error:

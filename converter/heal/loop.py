@@ -154,7 +154,7 @@ class Loop:
         try:
             return self._accumulate(index)
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             told = f"Memory ran out on a batch of {self._batch} in {self.run.pieces} pieces."
             if self.run.halved or self._fixed is not None or self.processes.count > 1 or len(index) <= self.run.pieces:
@@ -189,6 +189,7 @@ def _window(shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return shift, values.min(dim=0).values.floor(), values.max(dim=0).values.ceil()
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether it says that no more memory could be had, of the machine or of a GPU."""
     own = isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error)
     return own or should_reduce_batch_size(error)

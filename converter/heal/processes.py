@@ -1,8 +1,9 @@
-"""The processes that heal one variant together under `accelerate launch`, or the one that heals alone."""
+"""The processes that heal one variant together, by `team.py` or `accelerate launch`, or the one that heals alone."""
 
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -47,7 +48,10 @@ class Processes:
 
     def prepare(self, part: Any) -> Any:
         """A model or optimiser that works with those of the other processes."""
-        return self._accelerator.prepare(part)
+        with warnings.catch_warnings():
+            # What is to take its place does not leave buffers alone yet, as torch's warning says itself.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            return self._accelerator.prepare(part)
 
     def share(self, index: Tensor) -> Tensor:
         """This process's part of the sample numbers of a batch."""

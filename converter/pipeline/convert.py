@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,8 @@ from aslconvert.converter.data.synthetic import NO_DATA, WARNING
 from aslconvert.converter.errors import TargetNotReached, UsageError
 from aslconvert.converter.fit.importance import output_importance
 from aslconvert.converter.heal.device import healing_device
-from aslconvert.converter.options import DEFAULT_ARTIFACTS, DEFAULT_BUDGET_SECONDS, INT8, PRUNE, ConvertOptions
+from aslconvert.converter.heal.team import require_devices
+from aslconvert.converter.options import INT8, PRUNE, ConvertOptions
 from aslconvert.converter.passes.stages import Stages
 from aslconvert.converter.pipeline import record
 from aslconvert.converter.pipeline.artifacts import prove, with_int8, write_report
@@ -32,7 +32,7 @@ from aslconvert.converter.pipeline.planning import find_plans, load_plans, store
 from aslconvert.converter.pipeline.pruned import pruned_plans
 from aslconvert.converter.pipeline.quantised import Quantised, original_made, quantised_variants
 from aslconvert.converter.pipeline.selection import Wish, select, tell_if_missed
-from aslconvert.converter.pipeline.state import State
+from aslconvert.converter.pipeline.state import State, fingerprint_of
 from aslconvert.converter.pipeline.subject import Subject, open_subject
 from aslconvert.converter.pipeline.survey import Survey
 from aslconvert.converter.pipeline.timing import ORIGINAL, Timer
@@ -60,10 +60,13 @@ def convert(model: str, *, data: str, out: Path, options: ConvertOptions, progre
     progress = progress or SilentProgress()
     if PRUNE in options.allow:
         need_torch_pruning()
+    require_devices(options.processes, healing_device(options.device))
     if healing_device(options.device).type == "cuda":
         progress.note(f"Variants are healed on {torch.cuda.get_device_name()}; latency is measured on the CPU.")
     elif options.device == "auto" and torch.cuda.is_available():
         progress.note("There is a GPU, but the kernels were built without CUDA: variants are healed on the CPU.")
+    if options.processes > 1:
+        progress.note(f"Variants are healed in {options.processes} processes.")
     blocking = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
     if blocking is not None and not options.dry_run:
         raise UsageError("out", f"'{blocking}' is a file: nothing can be written into '{out}'.", hint="Name a folder.")
@@ -329,20 +332,7 @@ class _Conversion:
         return options.min_speedup, options.max_drop
 
     def _fingerprint(self) -> str:
-        # The budget may differ: an interrupted run may be given more time, or less, for what is still to be healed.
-        # So may what is written at the end.
-        kept = dataclasses.replace(
-            self.options,
-            resume=False,
-            dry_run=False,
-            budget_seconds=DEFAULT_BUDGET_SECONDS,
-            artifacts=DEFAULT_ARTIFACTS,
-            dump_passes=None,
-            cache=True,
-            # In how many pieces a step is computed makes no other step.
-            accumulate=1,
-        )
-        return hashlib.sha256(f"{self.subject.fingerprint}|{kept}".encode()).hexdigest()
+        return fingerprint_of(self.subject.fingerprint, self.options, fixed_batch=self.subject.fixed_batch)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -18,8 +20,32 @@ from aslconvert.converter.errors import InfrastructureError, UsageError
 from aslconvert.converter.export.atomic import write_file
 from aslconvert.converter.fit.layerwise import SiteFit
 from aslconvert.converter.fit.rows import Block
+from aslconvert.converter.options import DEFAULT_ARTIFACTS, DEFAULT_BUDGET_SECONDS, ConvertOptions
 
 FOLDER = ".state"
+
+
+def fingerprint_of(subject: str, options: ConvertOptions, *, fixed_batch: int | None) -> str:
+    """What a run must have in common with the one that it continues: ``subject`` tells its model and data.
+
+    The number of processes is not among it, but where each takes the whole ``fixed_batch`` of the model.
+    """
+    # The budget may differ: an interrupted run may be given more time, or less, for what is still to be healed.
+    # So may what is written at the end.
+    kept = dataclasses.replace(
+        options,
+        resume=False,
+        dry_run=False,
+        budget_seconds=DEFAULT_BUDGET_SECONDS,
+        artifacts=DEFAULT_ARTIFACTS,
+        dump_passes=None,
+        cache=True,
+        # In how many pieces a step is computed makes no other step.
+        accumulate=1,
+    )
+    # Nor does in how many processes, which the options' text therefore leaves out.
+    together = f"|{options.processes}" if fixed_batch is not None and options.processes > 1 else ""
+    return hashlib.sha256(f"{subject}|{kept}{together}".encode()).hexdigest()
 
 
 class State:

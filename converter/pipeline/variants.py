@@ -12,8 +12,8 @@ from torch import Tensor, fx
 from aslconvert.converter.errors import InternalError, ModelRefused
 from aslconvert.converter.fit.layerwise import SiteFit, fit_layerwise
 from aslconvert.converter.heal.device import healing_device, placed
-from aslconvert.converter.heal.distil import heal
 from aslconvert.converter.heal.pool import Pool
+from aslconvert.converter.heal.team import heal_together
 from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.passes.replace_sites import replace_sites
 from aslconvert.converter.pipeline.planned import Planned
@@ -152,9 +152,10 @@ class Workshop:
         self._progress.stage(f"heal {planned.id}")
         steps = self._steps.get(planned.id, self._options.heal_steps)
         with placed(gm, self._device):
-            healing = heal(
+            healing = heal_together(
                 gm,
                 self._pool,
+                processes=self._options.processes,
                 seconds=planned_seconds if steps is None else math.inf,
                 max_steps=steps,
                 seed=self._options.seed,

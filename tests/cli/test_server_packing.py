@@ -140,7 +140,7 @@ def test_options_reach_the_service_under_their_names() -> None:
     assert job_options(ConvertOptions(min_speedup=2)) == {"min_speedup": 2}
     # Whatever a conversion can be asked is either sent or refused.
     left = {field.name for field in dataclasses.fields(ConvertOptions)} - set(OTHERS) - {"min_speedup"}
-    assert left == {"device", "resume", "cache", "dry_run", "plan", "dump_passes"}
+    assert left == {"device", "resume", "cache", "dry_run", "plan", "dump_passes", "processes"}
 
 
 @pytest.mark.parametrize(
@@ -149,6 +149,7 @@ def test_options_reach_the_service_under_their_names() -> None:
         {"dry_run": True},
         {"plan": Path("plan.json")},
         {"dump_passes": Path("passes")},
+        {"processes": 2},
         {"metric": "own.py:score"},
     ],
 )

@@ -101,6 +101,21 @@ def test_a_conversion_gives_the_artifacts_that_its_report_describes(
     assert str(supervisor.folder) not in json.dumps(report)
 
 
+@pytest.mark.deep
+def test_a_conversion_heals_in_two_processes_of_the_sandbox(supervisor: Supervisor, model: bytes, data: bytes) -> None:
+    supervisor.settings = dataclasses.replace(supervisor.settings, processes=2)
+    wanted: dict[str, object] = {"min_speedup": 1.01, "heal_steps": 3, "threads": 1, "artifacts": ["portable"]}
+    outcome, job = run(supervisor, Kind.CONVERT, model, data, **wanted)
+    events = supervisor.store.events_after(job.id)
+    (held,) = [event.data for event in events if event.type == "confined"]
+    if held["network"] != "namespace":
+        pytest.skip(f"THE KERNEL GIVES JOBS NO LOOPBACK OF THEIR OWN HERE: {held['missing']}")
+    assert (outcome, job.problem) == (Outcome.SUCCEEDED, None)
+    assert job.result is not None
+    assert (job.result["files"].keys()) >= {"report.json"}
+    assert "healed in 2 processes" in " ".join(str(event.data) for event in events if event.type == "note")
+
+
 def test_what_is_wrong_with_a_job_is_told(supervisor: Supervisor, model: bytes, data: bytes) -> None:
     unknown, job = run(supervisor, Kind.CONVERT, model, data, plan="/etc/passwd")
     assert (unknown, job.state) == (Outcome.FAILED, State.FAILED)

@@ -12,8 +12,14 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from aslconvert.cli.main import main
+from aslconvert.cli.working import settings_for
+from aslconvert.workers.errors import UserError
 from aslconvert.workers.jobs import Kind, NewJob, Queue, State
+from aslconvert.workers.policy import SupervisorSettings
+from aslconvert.workers.sandbox.limits import Limits
 from aslconvert.workers.settings import Places
 
 HERE = Path(__file__).parent
@@ -24,6 +30,52 @@ def figures(port: int) -> str:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         told: str = answer.read().decode()
     return told
+
+
+def settings(device: str | None) -> tuple[tuple[Queue, ...], list[int], SupervisorSettings]:
+    return settings_for(queues=None, device=device, engine=None, strict=False, limits=Limits())
+
+
+@pytest.mark.parametrize(
+    ("device", "queue", "seen", "processes"),
+    [(None, "cpu", "", 1), ("cpu", "cpu", "", 1), ("cuda:3", "cuda", "3", 1), ("cuda:2,cuda:0", "cuda", "2,0", 2)],
+)
+def test_a_worker_of_several_gpus_heals_in_a_process_each(
+    device: str | None, queue: str, seen: str, processes: int
+) -> None:
+    queues, gpus, made = settings(device)
+    assert (queues, ",".join(map(str, gpus))) == ((Queue(queue),), seen)
+    assert (made.environment["CUDA_VISIBLE_DEVICES"], made.processes) == (seen, processes)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0,", "cpu,cuda:0", "cuda:1,cuda:1", "gpu"])
+def test_devices_that_there_are_not_are_refused(device: str) -> None:
+    with pytest.raises(UserError) as refused:
+        settings(device)
+    assert refused.value.code == "device"
+
+
+def test_a_worker_of_several_gpus_does_not_start_where_its_jobs_get_no_network_of_their_own() -> None:
+    # Below our own filter, as in containers that forbid namespaces.
+    script = f"""
+import sys
+sys.path.insert(0, {str(HERE)!r})
+from test_worker_command import settings
+from aslconvert.cli.working import require_own_network
+from aslconvert.workers.errors import InfrastructureError
+from aslconvert.workers.sandbox.kernel import PR_SET_NO_NEW_PRIVS, prctl
+from aslconvert.workers.sandbox.seccomp import refuse_calls
+require_own_network(settings("cuda:0")[2])
+prctl(PR_SET_NO_NEW_PRIVS, 1)
+refuse_calls()
+require_own_network(settings("cuda:0")[2])
+try:
+    require_own_network(settings("cuda:0,cuda:1")[2])
+except InfrastructureError as error:
+    print(error.code)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["no_loopback"], done.stderr
 
 
 def test_a_worker_runs_jobs_counts_them_and_gives_back_on_sigterm(quick: Path, migrated: bytes) -> None:

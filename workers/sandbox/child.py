@@ -22,12 +22,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from aslconvert.workers.sandbox.confine import confine, die_with_parent
+from aslconvert.workers.sandbox.confine import OWN_NETWORK, confine, die_with_parent
 from aslconvert.workers.sandbox.limits import Limits
 
 DONE, JOB_FAILED, ENGINE_BROKE, INTERRUPTED, NO_FOLDER = 0, 10, 11, 12, 13
 """Exit statuses: a result was written; the job has an error that was told; the engine itself went wrong, as told; it
 was asked to stop, and its state is left in the folder; the disk was full before it could begin."""
+
+NO_LOOPBACK = "Healing in several processes needs a network namespace of the job's own, and the system grants none."
+LOOPBACK_HINT = "Give the worker one device, or let it make namespaces (docs/operations.md: compose.sandbox.yml)."
 
 MOST_TEXT = 2000
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -47,10 +50,14 @@ def main(given: list[str]) -> int:
 
     readable = [Path(path) for path in spec["readable"]]
     gpu = bool(os.environ.get("CUDA_VISIBLE_DEVICES"))
-    held = confine(writable=[folder], readable=readable, limits=Limits(**spec["limits"]), gpu=gpu)
+    limits = Limits(**spec["limits"])
+    held = confine(writable=[folder], readable=readable, limits=limits, gpu=gpu, loopback=spec["loopback"])
     tell("confined", **held.to_json())
     if spec["strict"] and not held.whole:
         tell("failed", error_kind="infrastructure", code="sandbox_incomplete", message=str(held.missing), hint="")
+        return JOB_FAILED
+    if spec["loopback"] and held.network != OWN_NETWORK:
+        tell("failed", error_kind="infrastructure", code="no_loopback", message=NO_LOOPBACK, hint=LOOPBACK_HINT)
         return JOB_FAILED
     os.chdir(folder)
     tempfile.tempdir = None

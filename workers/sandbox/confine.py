@@ -39,6 +39,9 @@ SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc", "/proc", "/sys", "/dev/urand
 DEVICES = ("/dev/null", "/dev/zero")
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-caps")
 
+OWN_NETWORK = "namespace"
+"""As ``Confinement.network``: there is nothing in it but the loopback interface of the job itself."""
+
 MOST_DESCRIPTORS = 256
 _BY_SIGNAL = 128
 
@@ -81,11 +84,18 @@ def die_with_parent(parent: int) -> None:
 
 
 def confine(
-    *, writable: Iterable[Path], readable: Iterable[Path] = (), limits: Limits, gpu: bool = False
+    *,
+    writable: Iterable[Path],
+    readable: Iterable[Path] = (),
+    limits: Limits,
+    gpu: bool = False,
+    loopback: bool = False,
 ) -> Confinement:
     """Leave this process its own folders, no network, no other processes and few system calls, as far as can be had.
 
     ``gpu`` leaves it what CUDA's driver needs besides: the devices, the names of its threads, one kind of local socket.
+
+    ``loopback`` leaves it TCP in a network namespace of its own, where nobody else listens; without one it gets none.
 
     Returns in a child of the calling process, in a process namespace of its own where that can be had: whatever it
     starts then dies with it, and it dies with the caller, which waits for it and takes over its exit status. Must be
@@ -101,14 +111,15 @@ def confine(
         _second_process()
     else:
         missing["processes"] = missing["network"]
+    loopback = loopback and bool(network)
     limits.apply()
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     folders = [Path(path) for path in writable]
     own = [*map(Path, SYSTEM), *python_folders(), *readable]
     if gpu:
         folders += [*map(Path, GPU_DEVICES), *sorted(Path("/dev").glob("nvidia[0-9]*")), _own_threads()]
-    files = _try(missing, "files", lambda: f"landlock {_landlock(own, folders, missing)}")
-    calls = _try(missing, "calls", lambda: _named(lambda: refuse_calls(gpu=gpu), "seccomp"))
+    files = _try(missing, "files", lambda: f"landlock {_landlock(own, folders, missing, tcp=loopback)}")
+    calls = _try(missing, "calls", lambda: _named(lambda: refuse_calls(gpu=gpu, loopback=loopback), "seccomp"))
     with contextlib.suppress(OSError):
         drop_capabilities()
     if not network and calls:
@@ -132,8 +143,8 @@ def python_folders() -> list[Path]:
     return sorted(found)
 
 
-def _landlock(readable: list[Path], writable: list[Path], missing: dict[str, str]) -> int:
-    version = restrict_files(readable=readable, writable=[*map(Path, DEVICES), *writable])
+def _landlock(readable: list[Path], writable: list[Path], missing: dict[str, str], *, tcp: bool) -> int:
+    version = restrict_files(readable=readable, writable=[*map(Path, DEVICES), *writable], tcp=tcp)
     if version < TRUNCATE_VERSION:
         missing["truncate"] = f"Landlock {version} lets files be emptied that cannot be written"
     return version
@@ -161,7 +172,7 @@ def _new_namespaces() -> str:
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     with contextlib.suppress(OSError):
         _loopback_up()
-    return "namespace"
+    return OWN_NETWORK
 
 
 def _first_process() -> str:

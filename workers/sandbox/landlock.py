@@ -46,8 +46,8 @@ def landlock_version() -> int:
         return 0
 
 
-def restrict_files(*, readable: Iterable[Path], writable: Iterable[Path]) -> int:
-    """Allow this process and all it starts nothing but these trees and files, and no TCP; gives the version used.
+def restrict_files(*, readable: Iterable[Path], writable: Iterable[Path], tcp: bool = False) -> int:
+    """Allow this process and all it starts nothing but these trees and files, and ``tcp`` or none; the version used.
 
     Needs ``no_new_privs``. Paths that do not exist are passed over.
 
@@ -58,7 +58,7 @@ def restrict_files(*, readable: Iterable[Path], writable: Iterable[Path]) -> int
     if version < 1:
         raise OSError("the kernel has no Landlock")
     all_rights = (1 << _RIGHTS_BY_VERSION.get(version, max(_RIGHTS_BY_VERSION.values()))) - 1
-    rules = _Ruleset(all_rights, _TCP if version >= 4 else 0, _SCOPES if version >= 6 else 0)
+    rules = _Ruleset(all_rights, _TCP if version >= 4 and not tcp else 0, _SCOPES if version >= 6 else 0)
     size = 8 if version < 4 else 16 if version < 6 else 24
     ruleset = syscall(_CREATE_RULESET, ctypes.byref(rules), ctypes.c_size_t(size), ctypes.c_uint32(0))
     try:

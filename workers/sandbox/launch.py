@@ -35,6 +35,7 @@ class Spec:
 
     Its parent is the worker's: what the job must not change, its specification and its log, lies there.
     ``readable`` are further trees and files. ``strict``: fail where the kernel grants less than the whole confinement.
+    ``loopback``: its processes may speak to each other over TCP, where the network is a namespace of the job's own.
     ``environment`` is added to the little that the process gets.
     """
 
@@ -46,6 +47,7 @@ class Spec:
     readable: Sequence[Path] = ()
     environment: Mapping[str, str] | None = None
     strict: bool = False
+    loopback: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ class Sandbox:
             "limits": asdict(self.spec.limits),
             "readable": [str(place) for place in self.spec.readable],
             "strict": self.spec.strict,
+            "loopback": self.spec.loopback,
         }
 
     def _environment(self) -> dict[str, str]:

@@ -6,6 +6,7 @@ import ctypes
 import platform
 import socket
 import struct
+from collections.abc import Sequence
 from errno import ENOSYS, EPERM
 
 from aslconvert.workers.sandbox.kernel import PR_SET_SECCOMP, prctl_pointer
@@ -13,8 +14,17 @@ from aslconvert.workers.sandbox.kernel import PR_SET_SECCOMP, prctl_pointer
 _MODE_FILTER = 2
 _LOAD, _EQUAL, _ANY_BIT, _RETURN, _AND = 0x20, 0x15, 0x45, 0x06, 0x54
 _ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _SECOND_ARGUMENT = 0, 4, 16, 24
+_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _SECOND_ARGUMENT, _THIRD_ARGUMENT = 0, 4, 16, 24, 32
 _SOCKET_KIND = 0xF
+
+_PACKETS = (socket.AF_UNIX, socket.SOCK_SEQPACKET, 0)
+_TCP = (
+    (socket.AF_INET, socket.SOCK_STREAM, 0),
+    (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP),
+    # By which the C library lists interfaces. Other protocols of this family change the kernel's tables.
+    (socket.AF_NETLINK, socket.SOCK_RAW, 0),
+)
+"""Family, kind and protocol of sockets: others of the same kind, such as SCTP, are further reaches of the kernel."""
 
 _NAMESPACES = 0x7E020080
 """Every CLONE_NEW* flag."""
@@ -77,11 +87,12 @@ def has_filter() -> bool:
     return platform.machine() in _MACHINES
 
 
-def refuse_calls(*, gpu: bool = False) -> None:
+def refuse_calls(*, gpu: bool = False, loopback: bool = False) -> None:
     """Refuse the calls to this process and all it starts. Needs ``no_new_privs``.
 
     ``gpu`` lets it make local sockets of sequenced packets, without one of which CUDA's driver does not start.
-    Databases and container engines listen on streams, which these cannot reach.
+    Databases and container engines listen on streams, which these cannot reach. ``loopback`` lets it make TCP sockets,
+    and the one by which the C library lists interfaces: for a process in a network namespace of its own.
 
     Sockets are among them, of every family: those of files would reach a database or a container engine. ``clone3``
     does not exist here, as a filter cannot see its flags; the C library then takes ``clone``, whose new namespaces are
@@ -92,7 +103,8 @@ def refuse_calls(*, gpu: bool = False) -> None:
     """
     if not has_filter():
         raise OSError(f"no filter of system calls for {platform.machine()}")
-    program = _program(*_MACHINES[platform.machine()], gpu=gpu)
+    allowed = [*([_PACKETS] if gpu else ()), *(_TCP if loopback else ())]
+    program = _program(*_MACHINES[platform.machine()], sockets=allowed)
     code = ctypes.create_string_buffer(program, len(program))
 
     class _Program(ctypes.Structure):
@@ -102,8 +114,11 @@ def refuse_calls(*, gpu: bool = False) -> None:
     prctl_pointer(PR_SET_SECCOMP, _MODE_FILTER, ctypes.cast(ctypes.byref(told), ctypes.c_void_p))
 
 
-def _program(column: int, architecture: int, *, gpu: bool) -> bytes:
-    """Classic BPF: another architecture's calls kill the process, the denied ones fail, the rest passes."""
+def _program(column: int, architecture: int, *, sockets: Sequence[tuple[int, int, int]]) -> bytes:
+    """Classic BPF: another architecture's calls kill the process, the denied ones fail, the rest passes.
+
+    ``sockets`` are the families, kinds and protocols that may be made all the same.
+    """
     lines = [
         _line(_LOAD, 0, 0, _ARCHITECTURE),
         _line(_EQUAL, 1, 0, architecture),
@@ -113,17 +128,21 @@ def _program(column: int, architecture: int, *, gpu: bool) -> bytes:
         _line(_ANY_BIT, 0, 1, 0x40000000),
         _line(_RETURN, 0, 0, _KILL),
     ]
-    if gpu:
+    for family, kind, protocol in sockets:
         lines += [
-            _line(_EQUAL, 0, 7, _DENIED["socket"][column]),
+            _line(_LOAD, 0, 0, _NUMBER),
+            _line(_EQUAL, 0, 8, _DENIED["socket"][column]),
             _line(_LOAD, 0, 0, _FIRST_ARGUMENT),
-            _line(_EQUAL, 0, 3, socket.AF_UNIX),
+            _line(_EQUAL, 0, 6, family),
             _line(_LOAD, 0, 0, _SECOND_ARGUMENT),
             _line(_AND, 0, 0, _SOCKET_KIND),
-            _line(_EQUAL, 1, 0, socket.SOCK_SEQPACKET),
-            _line(_RETURN, 0, 0, _ERRNO | EPERM),
+            _line(_EQUAL, 0, 3, kind),
+            _line(_LOAD, 0, 0, _THIRD_ARGUMENT),
+            _line(_EQUAL, 0, 1, protocol),
             _line(_RETURN, 0, 0, _ALLOW),
         ]
+    # What was looked at may be an argument by now.
+    lines += [_line(_LOAD, 0, 0, _NUMBER)]
     for numbers in _DENIED.values():
         lines += [_line(_EQUAL, 0, 1, numbers[column]), _line(_RETURN, 0, 0, _ERRNO | EPERM)]
     lines += [_line(_EQUAL, 0, 1, _CLONE3[column]), _line(_RETURN, 0, 0, _ERRNO | ENOSYS)]

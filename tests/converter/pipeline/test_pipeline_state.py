@@ -14,7 +14,7 @@ from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.pipeline.plan_search import LEAST_GAIN
 from aslconvert.converter.pipeline.planned import Planned
 from aslconvert.converter.pipeline.planning import load_plans, store_plans, targets
-from aslconvert.converter.pipeline.state import State
+from aslconvert.converter.pipeline.state import State, fingerprint_of
 from aslconvert.converter.pipeline.survey import Survey
 from aslconvert.converter.pipeline.variants import FOCUS_SHARE, focused, shares
 
@@ -26,6 +26,15 @@ def test_another_run_cannot_be_continued_and_is_left_untouched(tmp_path: Path) -
     assert caught.value.code == "resume_mismatch"
     assert State(tmp_path / "out", fingerprint="one", resume=True).read("plans") == [1]
     assert State(tmp_path / "out", fingerprint="two", resume=False).read("plans") is None
+
+
+def test_a_run_may_go_on_in_another_number_of_processes_unless_that_makes_other_steps() -> None:
+    def told(fixed_batch: int | None, **options: int) -> str:
+        return fingerprint_of("net and data", ConvertOptions(**options), fixed_batch=fixed_batch)  # type: ignore[arg-type]
+
+    assert told(None) == told(None, processes=2) == told(None, processes=3, accumulate=2) == told(4)
+    assert told(None) != told(None, heal_batch=4)
+    assert len({told(4, processes=1), told(4, processes=2), told(4, processes=3)}) == 3
 
 
 def test_where_nothing_was_begun_nothing_is_continued_nor_made(tmp_path: Path) -> None:

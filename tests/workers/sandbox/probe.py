@@ -1,8 +1,10 @@
 """What a job might try: each function is an engine that reports whether it could."""
 
 import ctypes
+import fcntl
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -63,6 +65,53 @@ def driver(*, kind: str, payload: dict[str, Any], folder: Path, tell: Tell) -> d
         "internet packets": lambda: socket.socket(socket.AF_INET, socket.SOCK_SEQPACKET).close(),
         "a setting of the kernel": lambda: Path("/proc/sys/vm/overcommit_ratio").open("r+").close(),
         "own score": lambda: Path("/proc/self/oom_score_adj").open("r+").close(),
+    }
+    result = {}
+    for name, attempt in tried.items():
+        try:
+            attempt()
+            result[name] = "could"
+        except OSError as error:
+            result[name] = type(error).__name__
+    return result
+
+
+def loopback(*, kind: str, payload: dict[str, Any], folder: Path, tell: Tell) -> dict[str, Any]:
+    """What processes that compute together do, and what they might try besides."""
+
+    def speak() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as one:
+            other, _ = server.accept()
+            with other:
+                one.sendall(b"x")
+                if other.recv(1) != b"x":
+                    raise OSError("nothing came")
+
+    def make(family: int, kind: int, protocol: int = 0) -> Callable[[], None]:
+        return lambda: socket.socket(family, kind, protocol).close()
+
+    def shut() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as any_socket:
+            fcntl.ioctl(any_socket, 0x8914, struct.pack("16sH14x", b"lo", 0))
+
+    def reach(address: str, port: int) -> Callable[[], None]:
+        return lambda: socket.create_connection((address, port), timeout=5).close()
+
+    tried: dict[str, Callable[[], object]] = {
+        "speak": speak,
+        "list interfaces": make(socket.AF_NETLINK, socket.SOCK_RAW),
+        "the machine's loopback": reach("127.0.0.1", payload["port"]),
+        "the machine": reach(payload["address"], payload["port"]),
+        "another machine": reach("192.0.2.1", 80),
+        "change an interface": shut,
+        "datagrams": make(socket.AF_INET, socket.SOCK_DGRAM),
+        "raw packets": make(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP),
+        "another protocol": make(socket.AF_INET, socket.SOCK_STREAM, 262),
+        "IPv6": make(socket.AF_INET6, socket.SOCK_STREAM),
+        "local stream": make(socket.AF_UNIX, socket.SOCK_STREAM),
+        "the packet filter": make(socket.AF_NETLINK, socket.SOCK_RAW, 12),
+        "trace": lambda: _call("ptrace", 0, 0, 0, 0),
+        "new namespace": lambda: _call("unshare", 0x10000000),
     }
     result = {}
     for name, attempt in tried.items():

@@ -21,7 +21,13 @@ HERE = Path(__file__).parent
 
 
 def spec(
-    folder: Path, engine: str, *, kind: str = "test", payload: dict[str, Any] | None = None, gpu: str = ""
+    folder: Path,
+    engine: str,
+    *,
+    kind: str = "test",
+    payload: dict[str, Any] | None = None,
+    gpu: str = "",
+    loopback: bool = False,
 ) -> Spec:
     return Spec(
         kind=kind,
@@ -30,6 +36,7 @@ def spec(
         engine=f"probe:{engine}",
         limits=Limits(memory=4 << 30, file_size=32 << 20, open_files=256),
         environment={"PYTHONPATH": str(HERE), **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})},
+        loopback=loopback,
     )
 
 
@@ -81,15 +88,15 @@ def listeners(tmp_path: Path) -> Iterator[tuple[int, str]]:
         yield tcp.getsockname()[1], path
 
 
-@pytest.mark.parametrize("gpu", ["", "0"])
+@pytest.mark.parametrize(("gpu", "loopback"), [("", False), ("0", False), ("0", True)])
 def test_a_job_reaches_nothing_but_its_folder(
-    folder: Path, tmp_path: Path, listeners: tuple[int, str], gpu: str
+    folder: Path, tmp_path: Path, listeners: tuple[int, str], gpu: str, loopback: bool
 ) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "there.txt").write_text("keep")
     payload = {"outside": str(outside), "port": listeners[0], "unix": listeners[1], "parent": os.getpid()}
-    status, events = finish(Sandbox(spec(folder, "attempts", payload=payload, gpu=gpu)))
+    status, events = finish(Sandbox(spec(folder, "attempts", payload=payload, gpu=gpu, loopback=loopback)))
     held = events[0].data
     if not held["whole"]:
         pytest.skip(f"THE KERNEL GRANTS LESS THAN THE WHOLE SANDBOX HERE: {held['missing']}")
@@ -109,6 +116,40 @@ def test_a_gpu_opens_only_what_its_driver_needs(folder: Path, gpu: str) -> None:
     result = json.loads((folder / "result.json").read_text())
     could = {name for name, told in result.items() if told == "could"}
     assert could == ({"name a thread", "local packets"} if gpu else set())
+
+
+@pytest.mark.parametrize("gpu", ["", "0"])
+def test_tcp_reaches_the_loopback_interface_of_the_job_alone(folder: Path, gpu: str) -> None:
+    # On every address of the machine, its loopback among them.
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        payload = {"port": server.getsockname()[1], "address": own_address()}
+        status, events = finish(Sandbox(spec(folder, "loopback", payload=payload, gpu=gpu, loopback=True)))
+    if not events[0].data["whole"]:
+        pytest.skip(f"THE KERNEL GRANTS LESS THAN THE WHOLE SANDBOX HERE: {events[0].data['missing']}")
+    assert status == DONE
+    result = json.loads((folder / "result.json").read_text())
+    assert {name for name, told in result.items() if told == "could"} == {"speak", "list interfaces"}
+    # There is a socket, and nobody at its other end.
+    assert result["the machine's loopback"] == "ConnectionRefusedError"
+
+
+def test_without_a_network_of_its_own_a_job_gets_no_loopback(folder: Path) -> None:
+    # Below our own filter, as in containers that forbid namespaces.
+    script = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(HERE)!r})
+from test_sandbox import finish, spec
+from aslconvert.workers.sandbox.kernel import PR_SET_NO_NEW_PRIVS, prctl
+from aslconvert.workers.sandbox.launch import Sandbox
+from aslconvert.workers.sandbox.seccomp import refuse_calls
+prctl(PR_SET_NO_NEW_PRIVS, 1)
+refuse_calls()
+status, events = finish(Sandbox(spec(Path({str(folder)!r}), "loopback", loopback=True)))
+print(status, events[0].data["network"], *(event.data["code"] for event in events[1:]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == [str(JOB_FAILED), "seccomp", "no_loopback"], done.stderr
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
@@ -169,6 +210,17 @@ def test_the_parent_needs_no_torch() -> None:
     names = "aslconvert.workers.sandbox.launch, aslconvert.workers.sandbox.child"
     code = f"import sys, {names}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def own_address() -> str:
+    """One of this machine's addresses on a network, else on its loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        try:
+            # Nothing is sent.
+            any_socket.connect(("192.0.2.1", 9))
+        except OSError:
+            return "127.0.0.1"
+        return str(any_socket.getsockname()[0])
 
 
 def state(pid: int) -> str:
