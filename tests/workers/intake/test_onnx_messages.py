@@ -1,4 +1,4 @@
-"""ONNX's messages without its library: what rebuilds files loads no NumPy, and the library later takes the same ones."""
+"""ONNX's messages without its library: what rebuilds files loads no NumPy, and the library then takes the same ones."""
 
 import subprocess
 import sys
