@@ -20,9 +20,9 @@ AS_FAST = 0.97
 """A point counts as being as fast from this share of the other's speed-up: latencies are not known better."""
 
 PAYS = 1.05
-"""A point that is not faster than the original by this is no rival: the original itself loses nothing."""
+"""By this a point is clearly faster. What is not so beside the original is no rival: that loses nothing."""
 
-VERDICTS = ("ahead", "tie", "behind", "out of reach", "offered")
+VERDICTS = ("ahead", "faster", "tie", "behind", "out of reach", "offered")
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """One of ``VERDICTS``, as ours is: "out of reach" where none of ours is as fast.
+        """One of ``VERDICTS``, as ours is: "ahead" loses less, "faster" loses as much and is clearly faster.
 
-        The original in 8 bits is "offered" where ours is not ahead of it.
+        "out of reach": none of ours is as fast. The original in 8 bits is "offered" where ours is not ahead of it.
         """
         if self.ours is not None and abs(self.ahead) <= self.spread:
-            return "tie"
+            return "faster" if self.our_speedup >= PAYS * self.speedup else "tie"
         if self.ours is not None and self.ahead > 0:
             return "ahead"
         if self.method == OFFERED:

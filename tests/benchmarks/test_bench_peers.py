@@ -260,6 +260,7 @@ def test_at_equal_latency_the_best_of_ours_that_is_as_fast_is_held_against_each_
         # As fast as our slow one but for the noise; its seeds scatter.
         _row(method="cp", point="near", speedup=2.04, loss=0.03, **narrow),
         _row(method="cp", point="far", speedup=2.04, loss=0.05, **narrow),
+        _row(method="cp", point="slow", speedup=1.5, loss=0.03, **narrow),
         # Faster than our slow one: the fast one is its rival.
         _row(method="tucker", point="better", speedup=3.0, loss=0.05, **narrow),
         _row(method="tucker", point="beyond", speedup=5.0, loss=0.5, **narrow),
@@ -267,14 +268,14 @@ def test_at_equal_latency_the_best_of_ours_that_is_as_fast_is_held_against_each_
     ]  # fmt: skip
     found = {entry.point: entry for entry in peers["verdict"].compared(rows)}
     assert {name: entry.verdict for name, entry in found.items()} == {
-        "near": "tie", "far": "ahead", "better": "behind", "beyond": "out of reach"
+        "near": "tie", "far": "ahead", "slow": "faster", "better": "behind", "beyond": "out of reach"
     }  # fmt: skip
     assert found["near"].ours == found["far"].ours == "asl slow"
     assert found["far"].ahead == pytest.approx(0.03)
     assert found["far"].spread == pytest.approx(math.sqrt(2) * 0.01)
     assert found["better"].ours == "asl-prune fast"
     lines = peers["verdict"].section(rows)
-    assert "ahead 1, tie 1, behind 1, out of reach 1, offered 0" in lines[0]
+    assert "ahead 1, faster 1, tie 1, behind 1, out of reach 1, offered 0" in lines[0]
     # The original in 8 bits is a rival of ours and, beside a third method, one of what a conversion offers.
     rows.append(_row(method="int8", point="original", speedup=3.0, loss=0.0, **narrow))
     found = {entry.point: entry for entry in peers["verdict"].compared(rows)}
