@@ -38,7 +38,7 @@ if docker info >/dev/null 2>&1; then
     export PREVIOUS_SOURCES="$place/previous"
     rm -rf "$PREVIOUS_SOURCES"
     mkdir -p "$PREVIOUS_SOURCES"
-    git archive "$previous" | tar -x -C "$PREVIOUS_SOURCES"
+    git -c tar.umask=022 archive "$previous" | tar -x -C "$PREVIOUS_SOURCES"
     if docker pull --quiet python:3.11.14-slim-bookworm >/dev/null 2>&1; then
         for target in api worker-cpu; do
             docker build --file docker/Dockerfile --target "$target" --tag "aslconvert-$target" .
