@@ -233,7 +233,10 @@ def test_pruned_rivals_aim_at_the_speed_of_the_plans(
     assert set(watch.lowered) == {("torch",), ()}
 
 
-def test_a_wish_beyond_all_plans_is_pruned_for(subject: Subject, plans: list[Planned]) -> None:
+def test_a_wish_beyond_all_plans_is_pruned_for(
+    subject: Subject, plans: list[Planned], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruned, "TRIALS", 3)
     watch: Any = Stopwatch(subject)
     base = dataclasses.replace(plans[0], target=2.0, expected=2.0)
     asked = dataclasses.replace(OPTIONS, max_drop=None, min_speedup=3.0)
@@ -248,7 +251,12 @@ def test_a_wish_beyond_all_plans_is_pruned_for(subject: Subject, plans: list[Pla
     assert [planned.target for planned in found] == [2.0, 3.0, 3.0]
 
 
-def test_what_comes_out_as_the_same_network_is_made_once(subject: Subject, plans: list[Planned]) -> None:
+def test_what_comes_out_as_the_same_network_is_made_once(
+    subject: Subject, plans: list[Planned], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The quick runs of this module try one only.
+    monkeypatch.setattr(pruned, "TRIALS", 3)
+
     class Coarse(Stopwatch):
         """No faster before half of everything is gone, and then at once."""
 

@@ -169,7 +169,8 @@ def _arrays(evil: bytes) -> Iterator[Attack]:
     image = np.zeros((2, 3, 4, 4), np.float32)
     yield Attack("npz-fine", REBUILT, npz(image=image, label=np.arange(2)), "data")
     yield Attack("npz-objects", "array_pickled", npz(image=np.array([{}], dtype=object)), "data")
-    yield Attack("npz-strings", "tensor_type", npz(image=np.array(["a"])), "data")
+    yield Attack("npz-long-strings", "tensor_type", npz(image=np.array(["a" * 100])), "data")
+    yield Attack("npz-no-characters", "array_damaged", npz(group=np.array([0x110000], "<u4").view("<U1")), "data")
     yield Attack("npz-name", "name_invalid", zipped({"a b.npy": b""}), "data")
     yield Attack("npz-mixed", "kind_unknown", zipped({"image.npy": b"", "evil.pkl": evil}), "data")
     plain = "{'descr': '<f4', 'fortran_order': False, 'shape': (%s), }\n"
