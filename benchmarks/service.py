@@ -33,8 +33,8 @@ from aslconvert.service.settings import Settings
 from aslconvert.service.uploads.shelf import MODELS
 
 OUT = Path("out/bench/service.json")
-PATIENCE = 55.0
-"""Seconds after which everything is given up."""
+PATIENCE = 45.0
+"""Seconds beyond twice the job's after which everything is given up."""
 
 
 @dataclass
@@ -179,7 +179,7 @@ def main() -> None:
             alone = service.ended(service.submit(megabytes))
             job = service.submit(megabytes)
             watching = watched(service, job, pollers=asked.pollers, streams=asked.streams)
-            seen = asyncio.run(asyncio.wait_for(watching, PATIENCE))
+            seen = asyncio.run(asyncio.wait_for(watching, PATIENCE + 2 * asked.seconds))
             loaded = service.ended(job)
         finally:
             service.process.terminate()
