@@ -1,12 +1,13 @@
 """What watching costs: many clients poll one job and many streams follow it while it runs on the same machine.
 
-    python benchmarks/service.py [--pollers 200] [--streams 50] [--seconds 10]
+    python benchmarks/service.py [--pollers 200] [--streams 50] [--seconds 10 | --conversion STEPS]
 
 One process serves and works (`aslconvert serve`'s default); the job is a sandbox process that hashes for so many
 seconds alone, and then again while it is watched. Each poller asks once a second with If-None-Match, as the client
 does. Told: latency of status answers, errors, whether each stream had every event once, and how much longer the job
 took. The clients run on the same cores and take their share of them too, so that a service whose clients are elsewhere
-slows its jobs less than this. The whole takes less than a minute on two idle cores. Result: out/bench/service.json.
+slows its jobs less than this. ``--conversion`` converts a small network instead of hashing. The whole takes less than
+a minute on two idle cores, but for conversions. Result: out/bench/service.json.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from aslconvert.service.uploads.shelf import MODELS
 
 OUT = Path("out/bench/service.json")
 PATIENCE = 45.0
-"""Seconds beyond twice the job's after which everything is given up."""
+"""Seconds beyond twice those of the job alone after which everything is given up."""
 
 
 @dataclass
@@ -51,7 +52,7 @@ class Seen:
 class Service:
     """The service below a folder, and one model in it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, engine: str) -> None:
         self.folder = folder
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -59,7 +60,7 @@ class Service:
         environment = {
             **os.environ,
             "PYTHONPATH": str(Path(__file__).parent),
-            "ASLCONVERT_ENGINE": "service_job:run",
+            "ASLCONVERT_ENGINE": engine,
             "ASLCONVERT_REQUESTS_PER_MINUTE": "1000000",
         }
         command = [sys.executable, "-m", "aslconvert.service", "--port", str(self.port), "--folder", str(folder)]
@@ -84,9 +85,9 @@ class Service:
             found: dict[str, Any] = json.load(answer)
         return found
 
-    def submit(self, megabytes: int) -> str:
-        """A job's id."""
-        options = {"heal_steps": megabytes}
+    def submit(self, work: int) -> str:
+        """The id of a job of so many megabytes or steps."""
+        options = {"heal_steps": work}
         return str(self.call("/v1/jobs", {"kind": "inspect", "model": self.model, "options": options})["id"])
 
     def ended(self, job: str) -> float:
@@ -170,16 +171,19 @@ def main() -> None:
     parser.add_argument("--pollers", type=int, default=200)
     parser.add_argument("--streams", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=10.0, help="of the job's work, alone")
+    parser.add_argument("--conversion", type=int, metavar="STEPS", help="of healing, of a real conversion instead")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        service = Service(Path(folder))
+        service = Service(Path(folder), engine="service_job:run" if asked.conversion is None else "service_job:convert")
         try:
-            pace = 200 / service.ended(service.submit(200))
-            megabytes = max(200, round(pace * asked.seconds))
-            alone = service.ended(service.submit(megabytes))
-            job = service.submit(megabytes)
+            work = asked.conversion
+            if work is None:
+                pace = 200 / service.ended(service.submit(200))
+                work = max(200, round(pace * asked.seconds))
+            alone = service.ended(service.submit(work))
+            job = service.submit(work)
             watching = watched(service, job, pollers=asked.pollers, streams=asked.streams)
-            seen = asyncio.run(asyncio.wait_for(watching, PATIENCE + 2 * asked.seconds))
+            seen = asyncio.run(asyncio.wait_for(watching, PATIENCE + 2 * alone))
             loaded = service.ended(job)
         finally:
             service.process.terminate()
