@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from aslconvert.workers.errors import InfrastructureError, UserError
+from aslconvert.workers.sandbox.limits import FOLDER_BYTES, FOLDER_FILES
 from aslconvert.workers.settings import Places
 
 _SECRET_BYTES = 32
@@ -52,8 +53,8 @@ class Settings(BaseSettings):
 
     body_bytes: Annotated[int, Field(ge=1)] = 1 << 20
     """Of requests that carry JSON; uploads have limits of their own."""
-    job_bytes: Annotated[int, Field(ge=1)] = 64 << 30
-    job_files: Annotated[int, Field(ge=1)] = 250_000
+    job_bytes: Annotated[int, Field(ge=1)] = FOLDER_BYTES
+    job_files: Annotated[int, Field(ge=1)] = FOLDER_FILES
     """All files of one job at work together, where ``embedded``."""
     upload_bytes: Annotated[int, Field(ge=1)] = 16 << 30
     form_bytes: Annotated[int, Field(ge=1)] = 64 << 20

@@ -12,6 +12,7 @@ import typer
 from aslconvert.cli import places
 from aslconvert.cli.console import answer_stream, say
 from aslconvert.converter.errors import InfrastructureError
+from aslconvert.workers.sandbox.limits import FOLDER_BYTES, FOLDER_FILES
 
 
 def worker(
@@ -57,10 +58,10 @@ def worker(
             help="All files of one job together; a job that writes more is ended.",
             show_default="64 GiB",
         ),
-    ] = 64 << 30,
+    ] = FOLDER_BYTES,
     job_files: Annotated[
         int, typer.Option("--job-files", min=1, envvar="ASLCONVERT_JOB_FILES", help="Likewise, how many there may be.")
-    ] = 250_000,
+    ] = FOLDER_FILES,
     metrics_port: Annotated[
         int | None,
         typer.Option(

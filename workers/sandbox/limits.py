@@ -6,6 +6,8 @@ import resource
 from dataclasses import dataclass
 
 GIB = 1024**3
+FOLDER_BYTES, FOLDER_FILES = 64 * GIB, 250_000
+"""Of a job's folder: room for the largest data as it came and as it was rebuilt, states and results."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +18,7 @@ class Limits:
     reserve far more address space than any machine has memory. It holds for each process of the job by itself.
     ``processes`` counts all of the user's, and the kernel does not hold root to it. ``folder_bytes`` and
     ``folder_files`` bound all that lies in the job's folder, its inputs too: by the parent that looks (`footprint.py`),
-    not by the kernel. The default holds the largest data as it came and as it was rebuilt, states and results.
+    not by the kernel.
     """
 
     memory: int | None = 24 * GIB
@@ -24,8 +26,8 @@ class Limits:
     cpu_seconds: int | None = None
     open_files: int | None = 1024
     processes: int | None = None
-    folder_bytes: int | None = 64 * GIB
-    folder_files: int | None = 250_000
+    folder_bytes: int | None = FOLDER_BYTES
+    folder_files: int | None = FOLDER_FILES
 
     def apply(self) -> None:
         """Lower this process's limits, for good: a limit that is below already stays as it is."""

@@ -66,6 +66,10 @@ def driver(*, kind: str, payload: dict[str, Any], folder: Path, tell: Tell) -> d
         "a setting of the kernel": lambda: Path("/proc/sys/vm/overcommit_ratio").open("r+").close(),
         "own score": lambda: Path("/proc/self/oom_score_adj").open("r+").close(),
     }
+    return _outcomes(tried)
+
+
+def _outcomes(tried: dict[str, Callable[[], object]]) -> dict[str, Any]:
     result = {}
     for name, attempt in tried.items():
         try:
@@ -113,14 +117,7 @@ def loopback(*, kind: str, payload: dict[str, Any], folder: Path, tell: Tell) ->
         "trace": lambda: _call("ptrace", 0, 0, 0, 0),
         "new namespace": lambda: _call("unshare", 0x10000000),
     }
-    result = {}
-    for name, attempt in tried.items():
-        try:
-            attempt()
-            result[name] = "could"
-        except OSError as error:
-            result[name] = type(error).__name__
-    return result
+    return _outcomes(tried)
 
 
 def forever(*, kind: str, payload: dict[str, Any], folder: Path, tell: Tell) -> dict[str, Any]:
