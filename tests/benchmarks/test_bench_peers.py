@@ -256,6 +256,8 @@ def test_at_equal_latency_the_best_of_ours_that_is_as_fast_is_held_against_each_
     narrow = {"loss_ci": [0.0, 0.0]}
     rows = [
         _row(point="slow", loss=0.01, **narrow), _row(point="slow", seed=1, loss=0.03, **narrow),
+        # A single run, however good, is passed over where there are points of more seeds.
+        _row(point="lucky", speedup=2.5, loss=-1.0, **narrow),
         _row(method="asl-prune", point="fast", speedup=4.0, loss=0.1, **narrow),
         # As fast as our slow one but for the noise; its seeds scatter.
         _row(method="cp", point="near", speedup=2.04, loss=0.03, **narrow),
