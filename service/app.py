@@ -15,6 +15,7 @@ from aslconvert.service.domains import ROUTERS, SERVICES
 from aslconvert.service.health.metrics import Counting, Figures
 from aslconvert.service.housekeeping import Housekeeping
 from aslconvert.service.jobs.hub import Hub
+from aslconvert.service.jobs.polling import Polling
 from aslconvert.service.keys.audit import Denials
 from aslconvert.service.security.callers import LastUses
 from aslconvert.service.security.middleware import BodyLimit, Catching, SecurityHeaders
@@ -59,6 +60,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.denials = Denials()
     app.state.figures = Figures()
     errors.install(app)
+    app.add_middleware(Polling)
     app.add_middleware(Catching)
     app.add_middleware(BodyLimit, most=settings.body_bytes, most_file=settings.upload_bytes)
     if settings.cors_origins:

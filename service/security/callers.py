@@ -87,17 +87,28 @@ def caller(*scopes: Scope | str) -> Callable[..., Awaitable[Caller]]:
     ) -> Caller:
         strangers: Rates = request.app.state.strangers
         found = await known(context, "" if given is None else given.credentials, address_of(request), strangers)
-        rates: Rates = request.app.state.rates
-        wait = rates.take(found.key_id)
-        if wait > 0:
-            raise TooManyRequests(wait)
-        request.app.state.last_uses.note(found.key_id)
-        request.state.caller = found
+        count(request, found)
         if not wanted & found.scopes:
             raise Forbidden(sorted(wanted)[0])
         return found
 
     return check
+
+
+def count(request: Request, found: Caller) -> None:
+    """This request is that caller's. Raises TooManyRequests."""
+    rates: Rates = request.app.state.rates
+    wait = rates.take(found.key_id)
+    if wait > 0:
+        raise TooManyRequests(wait)
+    request.app.state.last_uses.note(found.key_id)
+    request.state.caller = found
+
+
+def seen(context: Context, key: str) -> Caller | None:
+    """Whose key it is, where that was found out within the last `KEPT_SECONDS`; without an address."""
+    kept: Known = context.parts.setdefault(Known, Known())
+    return kept.get(digest_of(key.encode()))
 
 
 async def known(context: Context, key: str, address: str, strangers: Rates) -> Caller:
