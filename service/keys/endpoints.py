@@ -23,7 +23,7 @@ from aslconvert.workers.database import Transaction
 router = APIRouter()
 KeyId = Annotated[str, Path(min_length=1, max_length=64, pattern=r"^[0-9A-Za-z._-]+$", description="A key's id.")]
 Tenant = Annotated[
-    str, Path(min_length=1, max_length=200, pattern=r"^[^/\x00-\x1f\x7f]+$", description="A tenant's name.")
+    str, Path(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$", description="A tenant's name.")
 ]
 Keeper = Annotated[Caller, Depends(caller(Scope.ADMIN, Scope.OPERATOR))]
 
@@ -101,13 +101,15 @@ def tell_usage(context: Ctx, caller: Reader) -> Usage:
     return _usage(context, caller.tenant)
 
 
-@router.get("/v1/tenants/{tenant}/usage", tags=["operation"], responses=problems(401, 403, 404, 422, 429))
+@router.get("/v1/tenants/{tenant:path}/usage", tags=["operation"], responses=problems(401, 403, 404, 422, 429))
 def tell_usage_of(tenant: Tenant, context: Ctx, caller: Operator) -> Usage:
     """Limits of a tenant, and what it uses. A tenant is a name: one that nobody has used uses nothing."""
     return _usage(context, tenant)
 
 
-@router.put("/v1/tenants/{tenant}/limits", tags=["operation"], responses=problems(400, 401, 403, 404, 413, 422, 429))
+@router.put(
+    "/v1/tenants/{tenant:path}/limits", tags=["operation"], responses=problems(400, 401, 403, 404, 413, 422, 429)
+)
 def set_limits(tenant: Tenant, asked: LimitsAsked, context: Ctx, caller: Operator) -> Usage:
     """Give a tenant limits of its own, which hold from the next request on; what it has already stays."""
 

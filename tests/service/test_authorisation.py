@@ -140,7 +140,7 @@ def test_every_route_is_known_here() -> None:
 def routes_of(router: APIRouter) -> Iterator[tuple[str, str]]:
     for route in router.routes:
         if isinstance(route, APIRoute):
-            yield from ((method, route.path) for method in route.methods or ())
+            yield from ((method, route.path_format) for method in route.methods or ())
         else:
             yield from routes_of(route.original_router)  # type: ignore[attr-defined]  # a router that was included
 

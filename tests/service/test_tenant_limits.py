@@ -57,3 +57,11 @@ def test_limits_of_a_tenant_are_told_and_set(small: Live) -> None:
         assert announced(lab).status_code == 201
         assert problem(client.put("/v1/tenants/lab/limits", json={"running_jobs": -1}))[0] == 422
         assert [entry["action"] for entry in client.get("/v1/audit").json()["items"]].count("tenant.limits") == 2
+
+
+@pytest.mark.parametrize("written", ["lab/two", "lab%2Ftwo"])
+def test_a_name_may_have_a_slash(small: Live, written: str) -> None:
+    with small.client() as client, small.client(Scope.READ, tenant="lab/two") as lab:
+        told = client.put(f"/v1/tenants/{written}/limits", json={"device_minutes": len(written)}).json()
+        assert (told["tenant"], told["quotas"]["device_minutes"]) == ("lab/two", len(written))
+        assert client.get(f"/v1/tenants/{written}/usage").json() == lab.get("/v1/usage").json() == told
