@@ -4,10 +4,11 @@
 
 One process serves and works (`aslconvert serve`'s default); the job is a sandbox process that hashes for so many
 seconds alone, and then again while it is watched. Each poller asks once a second with If-None-Match, as the client
-does. Told: latency of status answers, errors, whether each stream had every event once, and how much longer the job
-took. The clients run on the same cores and take their share of them too, so that a service whose clients are elsewhere
-slows its jobs less than this. ``--conversion`` converts a small network instead of hashing. The whole takes less than
-a minute on two idle cores, but for conversions. Result: out/bench/service.json.
+does. Told: latency of status answers, errors, whether each stream had every event once, how much longer the job took, and
+what the service took of the processors for all of it. The clients run on the same cores and take their share of them
+too, so that a service whose clients are elsewhere slows its jobs less than this. ``--conversion`` converts a small
+network instead of hashing. The whole takes less than a minute on two idle cores, but for conversions. Result:
+out/bench/service.json.
 """
 
 from __future__ import annotations
@@ -75,6 +76,11 @@ class Service:
             if self.process.poll() is not None:
                 raise SystemExit("the service does not start")
             time.sleep(0.1)
+
+    def processor_seconds(self) -> float:
+        """What its process has taken so far; its jobs run in others."""
+        words = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
     def call(self, path: str, body: object = None) -> dict[str, Any]:
         """The answer's JSON."""
@@ -181,14 +187,16 @@ def main() -> None:
                 pace = 200 / service.ended(service.submit(200))
                 work = max(200, round(pace * asked.seconds))
             alone = service.ended(service.submit(work))
+            before = service.processor_seconds()
             job = service.submit(work)
             watching = watched(service, job, pollers=asked.pollers, streams=asked.streams)
             seen = asyncio.run(asyncio.wait_for(watching, PATIENCE + 2 * alone))
+            spent = service.processor_seconds() - before
             loaded = service.ended(job)
         finally:
             service.process.terminate()
             service.process.wait(30)
-    record = summary(asked, seen, alone=alone, loaded=loaded)
+    record = summary(asked, seen, alone=alone, loaded=loaded, spent=spent)
     print(json.dumps(record, indent=2))
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(json.dumps(record, indent=2) + "\n")
@@ -196,7 +204,7 @@ def main() -> None:
         raise SystemExit("clients saw errors or lost events")
 
 
-def summary(asked: argparse.Namespace, seen: Seen, *, alone: float, loaded: float) -> dict[str, Any]:
+def summary(asked: argparse.Namespace, seen: Seen, *, alone: float, loaded: float, spent: float) -> dict[str, Any]:
     """The record: milliseconds, seconds, counts."""
     cuts = statistics.quantiles(seen.milliseconds, n=100) if len(seen.milliseconds) > 1 else [0.0] * 99
     longest = max((len(numbers) for numbers in seen.streams), default=0)
@@ -216,6 +224,10 @@ def summary(asked: argparse.Namespace, seen: Seen, *, alone: float, loaded: floa
         "error_kinds": sorted(set(seen.errors)),
         "streams": {"asked": asked.streams, "ended": seen.ended, "complete": complete, "events_each": longest},
         "job": {"alone_s": round(alone, 2), "watched_s": round(loaded, 2), "slowdown": round(loaded / alone, 3)},
+        "service": {
+            "processor_s": round(spent, 2),
+            "ms_a_status": round(1000 * spent / max(1, len(seen.milliseconds)), 2),
+        },
     }
 
 
