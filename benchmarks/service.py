@@ -4,10 +4,10 @@
 
 One process serves and works (`aslconvert serve`'s default); the job is a sandbox process that hashes for so many
 seconds alone, and then again while it is watched. Each poller asks once a second with If-None-Match, as the client
-does. Told: latency of status answers, errors, whether each stream had every event once, how much longer the job took, and
-what the service took of the processors for all of it. The clients run on the same cores and take their share of them
-too, so that a service whose clients are elsewhere slows its jobs less than this. ``--conversion`` converts a small
-network instead of hashing. The whole takes less than a minute on two idle cores, but for conversions. Result:
+does. Told: latency of status answers, errors, whether each stream had every event once, how much longer the job
+took, and what the service took of the processors for all of it. The clients run on the same cores and take their share
+of them too, so that a service whose clients are elsewhere slows its jobs less than this. ``--conversion`` converts a
+small network instead of hashing. The whole takes less than a minute on two idle cores, but for conversions. Result:
 out/bench/service.json.
 """
 
