@@ -16,7 +16,7 @@ from typing import Any
 from aslconvert.cli.remote.packing import listed
 from aslconvert.converter.errors import UsageError
 from aslconvert.converter.export.atomic import write_file
-from aslconvert.service.client.sent import look_at
+from aslconvert.service.client.sent import hash_of
 
 STATE = ".aslconvert-job.json"
 """In the folder of a conversion while its job is under way."""
@@ -83,7 +83,7 @@ def _content(spec: str) -> list[str]:
     if path.is_dir():
         return [listed(path)]
     if path.is_file():
-        return [look_at(path).sha256]
+        return [hash_of(path)]
     named = re.fullmatch(r"arch:[^@]+@(.+)", spec) or re.fullmatch(r"(.+):\w+", spec)
     beside = None if named is None else Path(named[1])
-    return [spec, look_at(beside).sha256] if beside is not None and beside.is_file() else [spec]
+    return [spec, hash_of(beside)] if beside is not None and beside.is_file() else [spec]

@@ -24,7 +24,6 @@ class Local:
     path: Path
     bytes: int
     modified_ns: int
-    sha256: str
 
     def unchanged(self) -> bool:
         """Whether the file still is what it was, by its size and time."""
@@ -35,15 +34,18 @@ class Local:
         return (found.st_size, found.st_mtime_ns) == (self.bytes, self.modified_ns)
 
 
-def look_at(path: Path) -> Local:
-    """The file's size, time and hash. Raises OSError."""
+def glance_at(path: Path) -> Local:
+    """The file's size and time. Raises OSError also where it cannot be read."""
     path = path.resolve()
-    digest = hashlib.sha256()
     with path.open("rb") as file:
         found = os.fstat(file.fileno())
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return Local(path, found.st_size, found.st_mtime_ns, digest.hexdigest())
+    return Local(path, found.st_size, found.st_mtime_ns)
+
+
+def hash_of(path: Path) -> str:
+    """The SHA-256 of the file, in hexadecimal. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Sent:
@@ -77,7 +79,7 @@ class Sent:
             self._path(of, file).unlink()
 
     def _path(self, of: tuple[str, ...], file: Local) -> Path:
-        words = [*of, str(file.path), str(file.bytes), str(file.modified_ns), file.sha256]
+        words = [*of, str(file.path), str(file.bytes), str(file.modified_ns)]
         return self._folder / f"{hashlib.sha256(json.dumps(words).encode()).hexdigest()}.json"
 
 

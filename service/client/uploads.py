@@ -1,10 +1,12 @@
-"""Sends files by tus 1.0: in pieces with checksums, from wherever the server says it has got to."""
+"""Sends files by tus 1.0: in pieces, from wherever the server says it has got to, the last one with the file's hash.
+
+Pieces have no checksums: with one a request that breaks off is lost as a whole, and every byte is hashed twice by both.
+"""
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -20,24 +22,23 @@ from aslconvert.service.client.errors import (
     Unreachable,
     UploadFailed,
 )
+from aslconvert.service.client.pieces import Pieces
 from aslconvert.service.client.records import Resource, Upload
 from aslconvert.service.client.retries import Retry, Tries, call, once
-from aslconvert.service.client.sent import CHUNK, Local, Sent, look_at
-from aslconvert.service.client.steps import FilePart, Pause, Reply, Request, Steps, work
+from aslconvert.service.client.sent import Local, Sent, glance_at
+from aslconvert.service.client.steps import Pause, Reply, Request, Steps, work
 
 TUS = {"Tus-Resumable": "1.0.0"}
 PIECE = 8 << 20
 """Bytes of the first request."""
 
-MOST_PIECE = 64 << 20
-"""What a lost connection costs at most. Each piece waits for a disk before it is answered, so quick ones grow."""
+MOST_PIECE = 256 << 20
+"""Each piece waits for a disk before it is answered, so quick ones grow. Of one that breaks off what came is kept."""
 
 QUICK_SECONDS = 2.0
 
 POLL_SECONDS = (0.2, 2.0)
 """First and longest pause between looks at a file that is being looked into."""
-
-CHECKSUM_MISMATCH = 460
 
 Told = Callable[[int, int], None]
 """Is called with the bytes that are safe on the server and the bytes of the file."""
@@ -57,7 +58,7 @@ def upload(
         Unreachable, Refused: as of `call`.
     """
     try:
-        file = yield from work(lambda: look_at(path))
+        file = yield from work(lambda: glance_at(path))
     except OSError as error:
         raise Misuse("not_found", f"'{path}' cannot be read: {error.strerror}.", hint="Name a file.") from error
     words = [of, *(f"{name}={value}" for name, value in sorted(metadata.items()))]
@@ -91,7 +92,7 @@ def _through(
 
 
 def _create(file: Local, metadata: Mapping[str, str], retry: Retry) -> Steps[str]:
-    pairs = {**metadata, "filename": file.path.name, "sha256": file.sha256}
+    pairs = {**metadata, "filename": file.path.name}
     written = ",".join(f"{name} {base64.b64encode(value.encode()).decode()}" for name, value in pairs.items())
     headers = {
         **TUS,
@@ -111,18 +112,18 @@ def _send(upload_id: str, file: Local, *, retry: Retry, told: Told | None) -> St
     path = f"/v1/uploads/{upload_id}"
     tries = Tries(retry)
     offset = yield from _offset(path, retry)
-    size = PIECE
+    size, pieces = PIECE, Pieces(file.path)
     with ThreadPoolExecutor(1) as ahead:
-        coming, at = ahead.submit(_piece, file.path, offset, size), offset
+        coming, at = ahead.submit(pieces.take, offset, size), offset
         while offset < file.bytes:
             if told is not None:
                 told(offset, file.bytes)
             if at != offset:
-                coming = ahead.submit(_piece, file.path, offset, size)
+                coming = ahead.submit(pieces.take, offset, size)
             piece, digest = yield from work(coming.result)
             # The next one is hashed while this one is sent.
             at = offset + piece.length
-            coming = ahead.submit(_piece, file.path, at, size)
+            coming = ahead.submit(pieces.take, at, size)
             if not file.unchanged() or not piece.length:
                 yield from _abandon(path)
                 raise UploadFailed("file_changed", f"'{file.path}' changed while it was sent.", hint="Send it again.")
@@ -130,8 +131,9 @@ def _send(upload_id: str, file: Local, *, retry: Retry, told: Told | None) -> St
                 **TUS,
                 "Content-Type": "application/offset+octet-stream",
                 "Upload-Offset": str(offset),
-                "Upload-Checksum": f"sha256 {digest}",
             }
+            if at == file.bytes:
+                headers["Repr-Digest"] = f"sha-256=:{digest}:"
             failure: Unreachable | Refused | None = None
             reached = None
             begun = time.monotonic()
@@ -140,11 +142,16 @@ def _send(upload_id: str, file: Local, *, retry: Retry, told: Told | None) -> St
                 reached = _number(reply)
             except (Unreachable, Refused) as error:
                 failure = error
+            if isinstance(failure, Refused) and failure.code == "upload_digest":
+                # What an earlier process sent was of another file, though of the same name, size and time.
+                yield from _abandon(path)
+                raise UploadFailed(failure.code, f"'{file.path}' is not what was begun with.", hint="Send it again.")
             if failure is None and time.monotonic() - begun < QUICK_SECONDS:
                 size = min(MOST_PIECE, 2 * size)
             if failure is not None:
                 size = max(PIECE, size // 2)
-                yield from tries.after(failure, mended=_mended(failure))
+                # Of a conflict the offset tells: other senders, or an answer that was lost.
+                yield from tries.after(failure, mended=isinstance(failure, Conflict))
             if reached is None:
                 reached = yield from _offset(path, retry)
             if reached > offset:
@@ -154,21 +161,6 @@ def _send(upload_id: str, file: Local, *, retry: Retry, told: Told | None) -> St
             offset = reached
     if told is not None:
         told(file.bytes, file.bytes)
-
-
-def _mended(failure: Unreachable | Refused) -> bool:
-    """Whether asking for the offset helps: other senders, an answer that was lost, or bytes damaged on the way."""
-    return isinstance(failure, Conflict) or (isinstance(failure, Refused) and failure.status == CHECKSUM_MISMATCH)
-
-
-def _piece(path: Path, start: int, most: int) -> tuple[FilePart, str]:
-    digest, length = hashlib.sha256(), 0
-    with path.open("rb", buffering=0) as file:
-        file.seek(start)
-        while length < most and (read := file.read(min(CHUNK, most - length))):
-            digest.update(read)
-            length += len(read)
-    return FilePart(path, start, length), base64.b64encode(digest.digest()).decode()
 
 
 def _offset(path: str, retry: Retry) -> Steps[int]:

@@ -63,6 +63,9 @@ About = Annotated[
 ]
 Offset = Annotated[str | None, Header(description="Where the body goes on: as many bytes as were received.")]
 Promise = Annotated[str | None, Header(description="`sha256 base64`: without these bytes none is kept.")]
+Whole = Annotated[
+    str | None, Header(description="`sha-256=:base64:` (RFC 9530), which the whole file is checked against in the end.")
+]
 
 _BODY = {"requestBody": {"content": {protocol.BODY_TYPE: {"schema": {"type": "string", "format": "binary"}}}}}
 _HEADERS: dict[str, Any] = {
@@ -170,6 +173,7 @@ async def append(
     tus_resumable: Resumable = None,
     upload_offset: Offset = None,
     upload_checksum: Promise = None,
+    repr_digest: Whole = None,
 ) -> Response:
     """Go on with an upload. What was received when a connection breaks is kept, unless it had a checksum."""
     headers = request.headers
@@ -184,6 +188,7 @@ async def append(
             offset=protocol.number(headers, "upload-offset"),
             promised=_promised(headers),
             checksum=protocol.checksum(headers),
+            whole=protocol.whole(headers),
         )
     except ClientDisconnect:
         return GONE

@@ -130,6 +130,22 @@ def checksum(headers: Mapping[str, str]) -> Checksum | None:
     return Checksum(wanted)
 
 
+def whole(headers: Mapping[str, str]) -> str | None:
+    """The SHA-256 of the whole file that Repr-Digest (RFC 9530) promises, in hexadecimal. Raises BadUpload.
+
+    Other algorithms are passed over, as the RFC has it.
+    """
+    for part in headers.get("repr-digest", "").split(","):
+        algorithm, _, value = part.strip().partition("=")
+        if algorithm != "sha-256":
+            continue
+        wanted = _decoded(value[1:-1]) if len(value) > 1 and value[0] == value[-1] == ":" else None
+        if wanted is None or len(wanted) != hashlib.sha256().digest_size:
+            raise BadUpload("upload_header", "Repr-Digest is no `sha-256=:<base64>:`.")
+        return wanted.hex()
+    return None
+
+
 def metadata(text: str) -> Metadata:
     """Upload-Metadata, read: keys with values in base64, by commas. Raises BadUpload."""
     if len(text) > MOST_METADATA:

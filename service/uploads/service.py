@@ -12,7 +12,7 @@ from typing import Final
 from aslconvert.service.errors import Conflict, ServiceError, TooLarge
 from aslconvert.service.settings import Settings
 from aslconvert.service.uploads import repository
-from aslconvert.service.uploads.protocol import Checksum, Metadata
+from aslconvert.service.uploads.protocol import BadUpload, Checksum, Metadata
 from aslconvert.service.uploads.receiving import Digests, TooMuchSent, finished, receive
 from aslconvert.service.uploads.records import Upload, UploadState
 from aslconvert.service.uploads.staging import Held, Staging
@@ -118,13 +118,14 @@ class Uploads:
 
     async def receive(
         self, upload_id: str, body: AsyncIterator[bytes], *, tenant: str, offset: int, promised: int | None,
-        checksum: Checksum | None,
+        checksum: Checksum | None, whole: str | None = None,
     ) -> tuple[Upload, int]:  # fmt: skip
         """Append the body at ``offset``; the upload, and how many bytes of it there are now.
 
-        ``promised`` is how long the body says it is.
+        ``promised`` is how long the body says it is, ``whole`` which SHA-256 the file is to have in the end.
 
         Raises:
+            BadUpload: another ``whole`` was told before.
             Locked: another request or the vetting has it.
             WrongOffset, TooMuchSent, ChecksumMismatch, Stalled.
             Conflict: ``upload_ended``.
@@ -135,6 +136,9 @@ class Uploads:
                 raise WrongOffset(held.offset)
             if promised is not None and offset + promised > upload.bytes:
                 raise TooMuchSent(upload.bytes)
+            if whole is not None and upload.wanted_sha256 != whole:
+                # Before the bytes: after the last one a kill could come between.
+                await finished(partial(self._wanted, upload, whole))
             digest = self.digests.take(upload_id, offset)
             # Of one request that fails nothing may be in the hash that is kept.
             before = None if digest is None or checksum is None else digest.copy()
@@ -204,6 +208,11 @@ class Uploads:
         if upload.state is not UploadState.RECEIVING:
             raise Conflict("upload_ended", f"Upload {upload.id} has all its bytes and is {upload.state}.")
         self.offset(upload)
+
+    def _wanted(self, upload: Upload, whole: str) -> None:
+        if upload.wanted_sha256 is not None:
+            raise BadUpload("upload_digest", "Another sha256 was announced for this upload.", hint="Begin a new one.")
+        self._database.write(lambda at: repository.change(at, upload.id, UploadState.RECEIVING, wanted_sha256=whole))
 
     def _extended(self, upload: Upload) -> Upload:
         return replace(upload, expires=datetime.now(UTC) + timedelta(seconds=self._settings.upload_seconds))

@@ -20,6 +20,8 @@ class Cutting:
         self.cuts = 0
         self.after: int | None = None
         """Bytes towards the server after which the next connection is cut."""
+        self.damage: int | None = None
+        """Bytes towards the server after which the next connection has one bit of a byte wrong."""
         self.refusing = False
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
@@ -72,6 +74,9 @@ class Cutting:
                     self.after = None
                     self.cuts += 1
                     break
+                if upwards and self.damage is not None and seen >= self.damage:
+                    self.damage = None
+                    piece = piece[:-1] + bytes([piece[-1] ^ 1])
                 target.sendall(piece)
         for one in (source, target):
             with contextlib.suppress(OSError):

@@ -1,8 +1,10 @@
 """Uploads of the client to a real service: they go on over cut lines, killed servers and ended processes."""
 
 import asyncio
+import base64
 import hashlib
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from cutting import cutting
 from live import Live
 
 from aslconvert.service.client import AsyncClient, Client, Dataset, Misuse, Model, Retry, Unreachable, UploadFailed
+from aslconvert.service.client.pieces import Pieces
 from aslconvert.service.client.uploads import PIECE
 
 PATIENT = Retry(first=0.05, most=0.5, patience=60.0)
@@ -177,6 +180,58 @@ def test_a_file_that_changes_while_it_is_sent_is_told(live: Live, data: Path, tm
     with Client(live.url, live.key(), sent=tmp_path) as client, pytest.raises(UploadFailed) as caught:
         client.upload_dataset(path, progress=change)
     assert caught.value.code == "file_changed"
+
+
+def test_bytes_damaged_on_the_way_are_told_and_the_next_try_is_whole(live: Live, data: Path, tmp_path: Path) -> None:
+    path = own(data, 6)
+    with cutting(live.port) as proxy, Client(proxy.url, live.key(), retry=PATIENT, sent=tmp_path) as client:
+        proxy.damage = PIECE + PIECE // 2
+        with pytest.raises(UploadFailed) as caught:
+            client.upload_dataset(path)
+        assert (caught.value.code, proxy.damage) == ("upload_digest", None)
+        assert list(tmp_path.iterdir()) == []
+        assert client.upload_dataset(path).sha256 == sha256(path)
+
+
+@pytest.mark.parametrize(("in_the_last", "seed"), [(False, 7), (True, 8)])
+def test_another_file_of_the_same_name_size_and_time_is_told(
+    in_the_last: bool, seed: int, live: Live, data: Path, tmp_path: Path
+) -> None:
+    path, other = own(data, seed), own(data, 10 + seed)
+    with cutting(live.port) as proxy, Client(proxy.url, live.key(), retry=PATIENT, sent=tmp_path) as client:
+
+        def cut(done: int, total: int) -> None:
+            if done >= PIECE:
+                proxy.refusing = True
+                if in_the_last:
+                    # The last piece says the hash of the whole before its bytes.
+                    proxy.after = PIECE + PIECE // 2
+                else:
+                    proxy.cut()
+
+        hasty = Client(proxy.url, client.connection.key, retry=Retry(patience=0.1), sent=tmp_path)
+        with hasty, pytest.raises(Unreachable):
+            hasty.upload_dataset(path, progress=cut)
+        proxy.refusing = False
+        found = path.stat()
+        path.write_bytes(other.read_bytes())
+        os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+        with pytest.raises(UploadFailed) as caught:
+            client.upload_dataset(path)
+        assert caught.value.code == "upload_digest"
+        assert client.upload_dataset(path).sha256 == sha256(path)
+
+
+def test_pieces_hash_what_comes_before_them_from_wherever_they_begin(tmp_path: Path) -> None:
+    path, content = tmp_path / "file", np.random.default_rng(3).bytes(5 << 20)
+    path.write_bytes(content)
+    chance, pieces = np.random.default_rng(4), Pieces(path)
+    for start in [0, 1 << 20, 2 << 20, 1 << 20, 5 << 20, 3, *chance.integers(0, 5 << 20, 20).tolist()]:
+        most = int(chance.integers(1, 2 << 20))
+        part, digest = pieces.take(start, most)
+        end = min(len(content), start + most)
+        assert (part.start, part.length) == (start, end - start)
+        assert digest == base64.b64encode(hashlib.sha256(content[:end]).digest()).decode()
 
 
 def test_a_file_that_is_not_there_is_told_before_anything_is_sent(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """tus as its page says it: offsets, checksums, expiry, termination, and what a client may do wrong."""
 
+import base64
 import hashlib
 import os
 import random
@@ -106,6 +107,31 @@ def test_a_wrong_checksum_keeps_nothing_and_the_right_one_goes_on(tus: Tus) -> N
     assert tus.append(place, 1000, data[1000:], **{"Upload-Checksum": checksum(data[1000:])}).status_code == 204
     kept = tus.client.get(tus.ended(place)["resource"]["url"]).json()
     assert kept["sha256"] == hashlib.sha256(data).hexdigest()
+
+
+def test_a_hash_may_be_promised_as_late_as_with_the_last_bytes(tus: Tus) -> None:
+    data = arrays(seed=4)
+    right, wrong = digest(data), digest(b"other")
+    place = tus.begin(len(data))
+    assert tus.append(place, 0, data[:1000], **{"Repr-Digest": f"md5=:AAAA:, {right}"}).status_code == 204
+    # What was said once holds; a promise that is not kept is told when all bytes are there.
+    assert problem(tus.append(place, 1000, data[1000:], **{"Repr-Digest": wrong})) == (400, "upload_digest")
+    assert tus.offset(place) == 1000
+    assert tus.append(place, 1000, data[1000:], **{"Repr-Digest": right}).status_code == 204
+    assert tus.ended(place)["state"] == "done"
+    place = tus.begin(len(data))
+    assert tus.append(place, 0, data, **{"Repr-Digest": wrong}).status_code == 204
+    told = tus.ended(place)
+    assert (told["state"], told["error"]["code"]) == ("refused", "upload_digest")
+    place = tus.begin(1000, sha256=hashlib.sha256(data).hexdigest())
+    for value in ("sha-256=:AAAA:", "sha-256=AAAA", "sha-256=", "sha-256=::"):
+        assert problem(tus.append(place, 0, b"x", **{"Repr-Digest": value})) == (400, "upload_header"), value
+    assert problem(tus.append(place, 0, b"x", **{"Repr-Digest": wrong})) == (400, "upload_digest")
+
+
+def digest(data: bytes) -> str:
+    """Repr-Digest of these bytes."""
+    return f"sha-256=:{base64.b64encode(hashlib.sha256(data).digest()).decode()}:"
 
 
 def test_what_a_client_may_do_wrong(tus: Tus) -> None:
