@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from quick_measurements import quicken
 
 from aslconvert.cli.main import main
 from aslconvert.converter.cost import spread
@@ -39,8 +40,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
+        quicken(patch.setattr, patch.setitem)
         for module in (plan_search, predict):
-            patch.setattr(module, "QUICK_ROUNDS", 3)
             # Whether it pays is not what is tested, nor whether a busy machine takes equally long twice.
             patch.setattr(module, "LEAST_GAIN", 0.01)
         patch.setattr(spread, "STALE", 1e9)
