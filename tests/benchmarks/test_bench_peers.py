@@ -27,8 +27,6 @@ from aslconvert.converter.ir.graph import find_sites, graph_module
 from aslconvert.converter.ir.load import export_model
 from aslconvert.converter.passes.fold_batch_norm import fold_batch_norm
 
-pytestmark = pytest.mark.long
-
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NAMES = (
     *("chart", "context", "methods", "run", "sites", "predictions", "table", "timing", "verdict", "__main__"),
@@ -189,6 +187,7 @@ def test_pruning_narrows_what_is_not_fixed(peers: dict[str, ModuleType], small: 
     assert small.net.first.out_channels == 32
 
 
+@pytest.mark.deep
 def test_a_whole_short_run_has_every_method(
     peers: dict[str, ModuleType], small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from quick_measurements import quicken
 from aslconvert.cli.main import main
 from aslconvert.converter.cost import spread
 from aslconvert.converter.pipeline import plan_search, predict
+from aslconvert.converter.search import candidates
 
 pytestmark = pytest.mark.long
 
@@ -45,6 +46,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             # Whether it pays is not what is tested, nor whether a busy machine takes equally long twice.
             patch.setattr(module, "LEAST_GAIN", 0.01)
         patch.setattr(spread, "STALE", 1e9)
+        patch.setattr(candidates, "IN_ORDER_TIMES", (1, 2))
         patch.setenv("ASLCONVERT_CACHE", str(folder))
         yield folder
 

@@ -18,6 +18,7 @@ def run(*, kind: str, payload: dict[str, Any], folder: Path, tell: Callable[...,
             # Two variants are as good as five: each is planned, healed, timed and told in the same way.
             planning = importlib.import_module("aslconvert.converter.pipeline.planning")
             planning.LADDER, planning.LEAST_VARIANTS = (1.25,), 2
+            importlib.import_module("aslconvert.converter.search.candidates").IN_ORDER_TIMES = (1, 2)
         tell(what, **data)
 
     return engine.run(kind=kind, payload=payload, folder=folder, tell=told)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from aslconvert.converter.errors import TargetNotReached, UsageError
 from aslconvert.converter.options import ConvertOptions
 from aslconvert.converter.pipeline import convert, plan_search, planning
+from aslconvert.converter.search import candidates
 
 pytestmark = pytest.mark.long
 
@@ -67,6 +68,7 @@ def test_a_dry_run_plans_and_writes_nothing(
     # One aim is enough to show it.
     monkeypatch.setattr(planning, "LADDER", (1.0,))
     monkeypatch.setattr(planning, "LEAST_VARIANTS", 1)
+    monkeypatch.setattr(candidates, "IN_ORDER_TIMES", (1, 2))
     listener, out = Listener(), tmp_path / "out"
     report = convert(
         str(workshop / "net.pt2"),

@@ -57,7 +57,15 @@ def test_inputs_stay_as_they_are() -> None:
     assert torch.equal(x, kept)
 
 
-@pytest.mark.parametrize(("dtype", "batch"), [(torch.float64, 10), (torch.bfloat16, None)], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "batch"),
+    [
+        (torch.bfloat16, 10),
+        pytest.param(torch.float64, 10, marks=pytest.mark.deep),
+        pytest.param(torch.bfloat16, None, marks=pytest.mark.deep),
+    ],
+    ids=str,
+)
 def test_the_whole_way(
     quick: None, dtype: torch.dtype, batch: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,7 +74,7 @@ def test_the_whole_way(
     monkeypatch.setattr(planning, "LEAST_VARIANTS", 1)
     monkeypatch.setattr(planning, "targets", lambda options, most: [most])
     if dtype == torch.bfloat16:
-        # Without sites in files of an ONNX runtime, which the other one is for.
+        # Without sites in files of an ONNX runtime, which float64 is for.
         monkeypatch.setattr(planning, "find_style", lambda *_, **__: FUSED_STYLE)
     path, out = odd(tmp_path, dtype, batch), tmp_path / "out"
     options = ConvertOptions(min_speedup=0.01, budget_seconds=1.0, threads=1, artifacts=("onnx",))
