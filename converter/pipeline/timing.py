@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -10,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from aslconvert.converter.cost.latency import Latency, measure, planning_clock
+from aslconvert.converter.cost.latency import Latency, freeze_old, measure, planning_clock
 from aslconvert.converter.cost.pinning import pinned
 from aslconvert.converter.cost.runtimes import (
     FILE_RUNNERS,
@@ -59,6 +60,7 @@ class Timer:
         self._seed = seed
         self._runners: dict[tuple[str, str], Callable[[], Any]] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="aslconvert-")
+        self._froze = False
         self.pinned = False
         """Whether the last measurement was of a process that stays on as many cores as it has threads."""
         self.unavailable: dict[str, str] = {k: v for k, v in available_runtimes().items() if v is not None}
@@ -67,6 +69,9 @@ class Timer:
         """Drop the runners and the temporary files."""
         self._runners.clear()
         self._folder.cleanup()
+        if self._froze:
+            gc.unfreeze()
+            self._froze = False
 
     def add_original(self, gm: fx.GraphModule, *, compiled: bool = True) -> None:
         """The original in every runtime that works here; ``compiled`` too, in the layout that suits it."""
@@ -77,6 +82,8 @@ class Timer:
                 packed = faster_in_channels_last(gm, self._example)
             self._try(ORIGINAL, "compile", lambda: compile_runner(copy_graph(gm), self._example, channels_last=packed))
         self._add_onnx(ORIGINAL, lambda: gm)
+        # By now all is loaded that measuring needs.
+        self._froze = self._froze or freeze_old()
 
     def add_variant(self, name: str, gm: fx.GraphModule) -> None:
         """A variant (as ``replace_sites`` gives it) in eager torch, in ONNX Runtime and in OpenVINO.

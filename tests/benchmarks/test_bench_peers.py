@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from quick_measurements import quicken
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,8 +26,6 @@ from aslconvert.converter.errors import InfrastructureError, UsageError
 from aslconvert.converter.ir.graph import find_sites, graph_module
 from aslconvert.converter.ir.load import export_model
 from aslconvert.converter.passes.fold_batch_norm import fold_batch_norm
-
-pytestmark = pytest.mark.long
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NAMES = (
@@ -188,9 +187,14 @@ def test_pruning_narrows_what_is_not_fixed(peers: dict[str, ModuleType], small: 
     assert small.net.first.out_channels == 32
 
 
-def test_a_whole_short_run_has_every_method(peers: dict[str, ModuleType], small: Any, tmp_path: Path) -> None:
+@pytest.mark.deep
+def test_a_whole_short_run_has_every_method(
+    peers: dict[str, ModuleType], small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quicken(monkeypatch.setattr, monkeypatch.setitem)
     methods = [name for name in peers["methods"].RUNNABLE if TENSORLY or name not in ("tucker", "cp")]
-    settings = peers["context"].Settings(budget=9.0, steps=2, points=1, rounds=3, quick=True)
+    # One aim instead of a frontier, of which one point would be taken.
+    settings = peers["context"].Settings(budget=9.0, steps=2, points=1, rounds=3, quick=True, speedups=(1.1,))
     told: list[str] = []
     rows, left_out = peers["run"].run_task(small, methods, settings, seed=0, work=tmp_path / "work", tell=told.append)
     assert {row["method"] for row in rows} == {*methods, "asl-int8"}

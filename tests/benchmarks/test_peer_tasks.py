@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from quick_measurements import quicken
 from torch import Tensor, nn
 
 from aslconvert.converter.errors import InfrastructureError, UsageError
@@ -265,7 +266,10 @@ class Pair(nn.Module):
         return self.heat(x), self.boxes(x)
 
 
-def test_a_metric_of_its_own_and_several_outputs_go_all_the_way(peers: dict[str, ModuleType], tmp_path: Path) -> None:
+def test_a_metric_of_its_own_and_several_outputs_go_all_the_way(
+    peers: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quicken(monkeypatch.setattr, monkeypatch.setitem)
     boxes = peers["tasks.boxes"]
     torch.manual_seed(0)
     image = torch.rand(60, 3, 96, 96)

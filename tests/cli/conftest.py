@@ -3,5 +3,5 @@
 import sys
 from pathlib import Path
 
-for room in ("cli", "service", "workers", "faults"):
+for room in ("cli", "service", "workers", "faults", "converter/pipeline"):
     sys.path.append(str(Path(__file__).resolve().parents[1] / room))

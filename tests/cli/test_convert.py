@@ -1,6 +1,7 @@
 """`aslconvert convert` refuses what cannot work before it writes, and an interrupted run can go on."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -76,8 +77,10 @@ def test_an_unknown_kind_of_variant_is_refused(folder: Path, tmp_path: Path, cap
 def test_an_interrupted_run_says_how_to_go_on(folder: Path, tmp_path: Path) -> None:
     model, data, out = f"{folder / 'convert_net.py'}:dense", str(folder / "data.npz"), tmp_path / "out"
     command = [sys.executable, "-m", "aslconvert.cli.main", "convert", model, "--data", data, "--out", str(out)]
+    # Nothing is compiled, which takes longer than all the rest.
+    environment = {**os.environ, "CXX": "no-such-compiler"}
     with subprocess.Popen(
-        [*command, "--threads", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "--threads", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as run:
         assert run.stderr is not None
         for line in run.stderr:

@@ -23,7 +23,7 @@ from scripted import free_port
 from torch import Generator as Random
 from torch import nn, randn
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.timeout(1800)
 
 SERVICE = Path(__file__).resolve().parents[1] / "service"
 NET = """
@@ -160,7 +160,8 @@ def test_an_interrupted_conversion_is_gone_on_with(place: Path) -> None:
         assert len(run("status", "--server", url)["jobs"]) == 1
 
 
-@pytest.mark.parametrize("engine", ["client_engine:run", pytest.param(None, marks=pytest.mark.deep)])
+@pytest.mark.deep
+@pytest.mark.parametrize("engine", ["client_engine:run", None])
 def test_a_celery_worker_over_postgresql_does_what_is_submitted(
     engine: str | None, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from quick_measurements import quicken
 
 from aslconvert.cli.main import main
 from aslconvert.converter.cost import spread
 from aslconvert.converter.pipeline import plan_search, predict
+from aslconvert.converter.search import candidates
 
 pytestmark = pytest.mark.long
 
@@ -39,11 +41,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
+        quicken(patch.setattr, patch.setitem)
         for module in (plan_search, predict):
-            patch.setattr(module, "QUICK_ROUNDS", 3)
             # Whether it pays is not what is tested, nor whether a busy machine takes equally long twice.
             patch.setattr(module, "LEAST_GAIN", 0.01)
         patch.setattr(spread, "STALE", 1e9)
+        patch.setattr(candidates, "IN_ORDER_TIMES", (1, 2))
         patch.setenv("ASLCONVERT_CACHE", str(folder))
         yield folder
 

@@ -44,11 +44,20 @@ def kernels() -> Any:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 2**31), device=st.sampled_from([cases.LARGE, cases.MANY, cases.SMALL, cases.TINY]))
 def test_random_problems(kernels: Any, dtype: torch.dtype, seed: int, device: tuple[int, int, int]) -> None:
     case = cases.random_case(seed, dtype)
     cases.check(case, cases.run(kernels, case, seed=seed, device=device))
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_more_random_problems(kernels: Any, dtype: torch.dtype) -> None:
+    devices = [cases.LARGE, cases.MANY, cases.SMALL, cases.TINY]
+    for seed in range(60):
+        case = cases.random_case(seed, dtype)
+        cases.check(case, cases.run(kernels, case, seed=seed, device=devices[seed % len(devices)]))
 
 
 @pytest.mark.parametrize("dtype", TENSOR, ids=str)

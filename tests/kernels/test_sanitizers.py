@@ -36,7 +36,8 @@ pytestmark = [
     ),
 ]
 BEST = aslconvert.kernels.build_info().get("isa", "")
-LEVELS = [("", BEST), *((level, level) for level in ("x86-64-v3", "x86-64") if level < BEST)]
+LOWER = [level for level in ("x86-64-v3", "x86-64") if level < BEST]
+LEVELS = [("", BEST), *(pytest.param(level, level, marks=pytest.mark.deep) for level in LOWER)]
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from aslconvert.converter.cost.latency import Latency, measure, planning_clock, ratio, summarise
+from aslconvert.converter.cost.latency import Latency, freeze_old, measure, planning_clock, ratio, summarise
 
 
 class FakeClock:
@@ -109,3 +109,13 @@ def test_planning_on_one_thread_leaves_out_the_time_of_others() -> None:
     of_the_processor = measure({"waits": waits}, rounds=3, min_time=0.0, clock=planning_clock(1))["waits"]
     assert on_the_wall.p50_ms >= 5
     assert 0 < of_the_processor.p50_ms < on_the_wall.p50_ms / 4
+
+
+def test_what_others_froze_is_left_to_them() -> None:
+    gc.unfreeze()
+    try:
+        assert freeze_old()
+        assert gc.get_freeze_count() > 0
+        assert not freeze_old()
+    finally:
+        gc.freeze()

@@ -1,4 +1,5 @@
 import importlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,22 +8,22 @@ import pytest
 import torch
 from torch import nn
 
-from aslconvert.converter.pipeline import plan_search, pruned, timing, variants
+from aslconvert.converter.pipeline import pruned, variants
+
+sys.path.append(str(Path(__file__).parent))
+
+from quick_measurements import quicken
 
 
 # For one module at a time: the environment is everybody's, and other tests need the compiler.
 @pytest.fixture(scope="module")
 def quick() -> Iterator[None]:
-    """Fewer samples of each latency, short healing, and no compiler."""
-    module = importlib.import_module("aslconvert.converter.pipeline.convert")
+    """Fewer and shorter samples of each latency, short healing, and no compiler."""
     # It reads the compiler's name once, when it is imported, and must not do so while the name is wrong.
     importlib.import_module("torch._inductor.config")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(timing.Timer.measure.__kwdefaults__, "rounds", 3)
-        patch.setattr(plan_search, "QUICK_ROUNDS", 3)
-        patch.setattr(pruned, "QUICK_ROUNDS", 3)
+        quicken(patch.setattr, patch.setitem)
         patch.setattr(pruned, "TRIALS", 1)
-        patch.setattr(module, "QUICK_ROUNDS", 3)
         patch.setattr(variants, "LEAST_HEALING", 0.2)
         patch.setenv("CXX", "no-such-compiler")
         yield

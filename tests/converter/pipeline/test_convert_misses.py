@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from aslconvert.converter.errors import TargetNotReached, UsageError
 from aslconvert.converter.options import ConvertOptions
-from aslconvert.converter.pipeline import convert, plan_search
+from aslconvert.converter.pipeline import convert, plan_search, planning
+from aslconvert.converter.search import candidates
 
 pytestmark = pytest.mark.long
 
@@ -38,7 +39,7 @@ class Slow(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
-        for _ in range(40):
+        for _ in range(12):
             x = torch.sin(x) + torch.tanh(x)
         return x
 
@@ -61,7 +62,13 @@ def test_a_net_that_gains_nothing_is_left_alone(quick: None, tmp_path: Path, mon
     assert not out.exists()
 
 
-def test_a_dry_run_plans_and_writes_nothing(quick: None, workshop: Path, tmp_path: Path) -> None:
+def test_a_dry_run_plans_and_writes_nothing(
+    quick: None, workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One aim is enough to show it.
+    monkeypatch.setattr(planning, "LADDER", (1.0,))
+    monkeypatch.setattr(planning, "LEAST_VARIANTS", 1)
+    monkeypatch.setattr(candidates, "IN_ORDER_TIMES", (1, 2))
     listener, out = Listener(), tmp_path / "out"
     report = convert(
         str(workshop / "net.pt2"),

@@ -1,5 +1,6 @@
 """Which forms of a variant are timed, and which of them its accuracy is measured on."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,20 @@ def test_the_fastest_form_is_scored(workshop: Path) -> None:
     with torch.no_grad():
         assert (torch.equal(form(x), converted(x))) is not has_int16()
         torch.testing.assert_close(form(x), converted(x), rtol=1e-2, atol=1e-2)
+
+
+def test_collections_leave_out_what_was_there_before_as_long_as_is_timed(workshop: Path) -> None:
+    gm = graph_module(load_program(str(workshop / "net.pt2")))
+    timer = Timer((torch.randn(1, 3, 48, 48),), threads=1, seed=0)
+    gc.unfreeze()
+    try:
+        timer.add_original(gm, compiled=False)
+        assert gc.get_freeze_count() > 0
+        timer.close()
+        assert gc.get_freeze_count() == 0
+    finally:
+        timer.close()
+        gc.freeze()
 
 
 def test_a_stand_in_that_cannot_be_lowered_is_told() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from quick_measurements import quicken
 
 from aslconvert.cli.main import main
 from aslconvert.converter.heal import distil, loop
@@ -106,6 +107,7 @@ def tell_checkpoints(path: Path, record: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    quicken()
     distil.CHECKPOINT_SECONDS = 0.0
     loop.write_checkpoint = tell_checkpoints
     sys.exit(main(sys.argv[1:]))

@@ -92,7 +92,9 @@ def test_what_never_pays_is_refused(subject: Subject) -> None:
     assert caught.value.code == "does_not_pay"
 
 
-@pytest.mark.parametrize("runtime", ONNX_RUNTIMES)
+@pytest.mark.parametrize(
+    "runtime", [ONNX_RUNTIMES[0], *(pytest.param(r, marks=pytest.mark.deep) for r in ONNX_RUNTIMES[1:])]
+)
 def test_costs_and_fits_of_files_read_channels_in_order(subject: Subject, runtime: str) -> None:
     pytest.importorskip(runtime)
     batches = subject.calibration(OPTIONS)
