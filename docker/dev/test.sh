@@ -4,7 +4,7 @@
 # Debian's packages; where compose is missing, it takes it from the package index.
 #
 #   PREVIOUS             what is upgraded from: a commit or tag; by default the newest tag before this commit, else its parent
-#   COMPOSE_TEST_FOLDER  where the engine keeps its files; about 15 GB
+#   COMPOSE_TEST_FOLDER  where the engine keeps its files, about 15 GB, and results.xml lies afterwards
 set -eu
 
 cd "$(dirname "$0")/../.."
@@ -55,4 +55,5 @@ if docker info >/dev/null 2>&1; then
 else
     echo "NO CONTAINER ENGINE HERE: only what needs none is tested." >&2
 fi
-"$python" -m pytest tests/compose -v -p no:randomly
+# Figures that tests tell are properties in the results.
+"$python" -m pytest tests/compose -v -p no:randomly --durations=0 --junitxml "$place/results.xml"
