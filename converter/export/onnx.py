@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from aslconvert.converter.errors import AslconvertError, InternalError
+from aslconvert.converter.export.decompositions import spared_decompositions
 from aslconvert.converter.export.reexport import reexport, reexport_like
 from aslconvert.converter.export.translations import kept_translations
 from aslconvert.converter.ir.dims import dynamic_shapes, example_of
@@ -61,7 +62,7 @@ def recast(program: ExportedProgram) -> str | None:
 
 
 def _export(program: ExportedProgram) -> onnx.ModelProto:
-    with quiet(), kept_translations():
+    with quiet(), kept_translations(), spared_decompositions():
         exported = torch.onnx.export(program, (), dynamo=True, opset_version=OPSET, verbose=False)
         if exported is None:
             raise RuntimeError("torch gave no ONNX program")
