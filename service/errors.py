@@ -150,8 +150,15 @@ def failure(request: Request, error: Exception) -> JSONResponse:
     return answer(told, headers)
 
 
+def template_of(scope: Mapping[str, Any]) -> str | None:
+    """The path of the route that answers, ids left open; None where there is none."""
+    route = scope.get("route")
+    found: str | None = getattr(route, "path_format", None) or getattr(route, "path", None)
+    return found
+
+
 def _note_denial(request: Request, code: str) -> None:
-    path = getattr(request.scope.get("route"), "path", request.url.path)
+    path = template_of(request.scope) or request.url.path
     client = request.client.host if request.client is not None else ""
     request.app.state.denials.note(
         action=f"{request.method} {path}", outcome=code, caller=getattr(request.state, "caller", None), address=client

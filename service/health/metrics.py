@@ -8,6 +8,7 @@ from typing import Any
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from aslconvert.service.errors import template_of
 from aslconvert.workers.jobs import JobStore
 from aslconvert.workers.metrics import Queues
 
@@ -50,7 +51,7 @@ class Counting:
 
         async def noting(message: Message) -> None:
             if message["type"] == "http.response.start":
-                route = getattr(scope.get("route"), "path", "none")
+                route = template_of(scope) or "none"
                 method = scope["method"] if route != "none" else "any"
                 self._figures.requests.labels(method, route, str(message["status"])).inc()
                 self._figures.seconds.labels(method, route).observe(time.monotonic() - begun)
