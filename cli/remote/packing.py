@@ -44,6 +44,9 @@ def sendable_model(spec: str) -> Iterator[Sendable]:
     """
     path = Path(spec)
     if path.is_file():
+        if path.suffix == ".py":
+            hint = f"Name the factory in it: {path}:factory."
+            raise ModelRefused("not_a_model", f"'{path}' is code, which is never sent.", hint=hint)
         yield Sendable(path, path.stem)
         return
     if path.exists():
@@ -56,7 +59,8 @@ def sendable_model(spec: str) -> Iterator[Sendable]:
         yield Sendable(weights, named[1].rpartition("/")[2], named[1])
         return
     if ":" not in spec:
-        raise ModelRefused("not_found", f"There is no file '{path}'.", hint="Give a .pt2 file or module:factory.")
+        hint = "Give a .pt2 or .onnx file, arch:NAME@weights or file.py:factory."
+        raise ModelRefused("not_found", f"There is no file '{path}'.", hint=hint)
     from aslconvert.converter.export.write import write_program
     from aslconvert.converter.importers.model import model_name, open_model
 

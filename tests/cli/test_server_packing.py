@@ -99,6 +99,13 @@ def test_models_that_are_not_there_are_refused(spec: str, code: str) -> None:
     assert caught.value.code == code
 
 
+def test_code_is_not_sent_for_want_of_a_factorys_name(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("secret = 1")
+    with pytest.raises(ModelRefused, match="never sent") as caught, sendable_model(str(tmp_path / "net.py")):
+        pass
+    assert "net.py:factory" in caught.value.hint
+
+
 @pytest.mark.parametrize(
     ("spec", "code"), [("none.npz", "data_not_found"), ("none", "data_is_code"), ("module:factory", "data_is_code")]
 )
