@@ -17,6 +17,7 @@ import httpx
 
 from aslconvert.service.client.errors import DamagedDownload, Misuse, Refused, Unreachable
 from aslconvert.service.client.retries import Retry, Tries, refused, unreachable
+from aslconvert.service.client.sent import hash_of
 from aslconvert.service.client.steps import Close, Open, Read, Request, Steps, Stream, work
 
 CHUNK = 1 << 20
@@ -184,10 +185,7 @@ def _sync(file: BinaryIO) -> None:
 
 
 def _hash_is(path: Path, sha256: str) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    return path.is_file() and hash_of(path) == sha256
 
 
 def _settle(part: Path, target: Path) -> None:

@@ -20,7 +20,7 @@ class Pieces:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        # Where the last pieces began, so that going back a little need not begin at the first byte.
+        # Up to where the last pieces went, so that going back a little need not begin at the first byte.
         self._known: deque[tuple[int, _Hash]] = deque([(0, hashlib.sha256())], maxlen=4)
 
     def take(self, start: int, most: int) -> tuple[FilePart, str]:
